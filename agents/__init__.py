@@ -1,0 +1,1 @@
+"""Who does what, when: `(shape, method, cluster) -> Plan`, and the driving of devices that hold a plan."""

@@ -1,0 +1,61 @@
+"""Who holds what: a `Plan` is one `Share` of the box tokens x layers x heads per device."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Span:
+    """Half-open range `[start, stop)`."""
+
+    start: int
+    stop: int
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+    def slice(self) -> slice:
+        """The same range as a Python slice."""
+        return slice(self.start, self.stop)
+
+
+@dataclass(frozen=True)
+class Share:
+    """One device's part. Every method is a way to cut this box.
+
+    tokens: content tokens (a model's class token is not counted here); layers: Transformer layers; heads: attention
+    heads, and in the same proportion hidden units and features.
+    """
+
+    rank: int
+    host: str
+    tokens: Span
+    layers: Span
+    heads: Span
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A method, its options, and one share per rank. `source` is the rank at which requests enter and results return."""
+
+    method: str
+    shares: tuple[Share, ...]
+    options: Mapping[str, Any] = field(default_factory=dict)
+    source: int = 0
+
+    @property
+    def world(self) -> int:
+        """Number of devices."""
+        return len(self.shares)
+
+
+def even_spans(total: int, parts: int) -> list[Span]:
+    """Cut `[0, total)` into `parts` consecutive spans whose lengths differ by at most one, longer ones first."""
+    short, longer = divmod(total, parts)
+    bounds = [0]
+    for part in range(parts):
+        bounds.append(bounds[-1] + short + (part < longer))
+    return [Span(a, b) for a, b in zip(bounds, bounds[1:], strict=False)]

@@ -1,0 +1,1 @@
+"""A topology file becomes a network, a distributed inference, and a table."""
