@@ -33,13 +33,28 @@ class Part:
     start: int
 
 
-Context = Callable[["Layer", Tensor], Callable[[], Iterable[Part]]]
 Reduce = Callable[[Tensor], Tensor]
 
 
-def alone(layer: Layer, h: Tensor) -> Callable[[], Iterable[Part]]:
-    """The context of a device that sees only its own tokens: no other parts."""
-    return tuple
+class Context:
+    """What a token may attend to beyond this device's own tokens: as it stands, nothing.
+
+    A layer tells what it knows as soon as it knows it, so that it can travel while the device goes on computing, and
+    asks for the parts of other devices once it needs them.
+    """
+
+    def tell_input(self, layer: Layer, h: Tensor) -> None:
+        """The attention input h [S, D] is known."""
+
+    def tell_keys_values(self, layer: Layer, k: Tensor, v: Tensor) -> None:
+        """K (before rotary) and V [S, KV heads x head_dim] are known."""
+
+    def parts(self, layer: Layer) -> Iterable[Part]:
+        """Keys and values of other devices' tokens; may block."""
+        return ()
+
+
+alone = Context()
 
 
 def as_is(partial: Tensor) -> Tensor:
@@ -98,8 +113,10 @@ class Layer:
     once, after it.
     """
 
-    def __init__(self, shape: Shape, weights: Mapping[str, Tensor], rotary: Tensor | None = None) -> None:
-        self.shape, self.rotary = shape, rotary
+    def __init__(
+        self, shape: Shape, weights: Mapping[str, Tensor], rotary: Tensor | None = None, index: int = 0
+    ) -> None:
+        self.shape, self.rotary, self.index = shape, rotary, index
         self._weights = dict(weights)
         self.heads = self._weights["o.weight"].shape[1] // shape.head_dim
         self.kv_heads = (self._weights["qkv.weight"].shape[0] // shape.head_dim - self.heads) // 2
@@ -142,18 +159,16 @@ class Layer:
 
     def __call__(self, x: Tensor, start: int = 0, context: Context = alone, reduce: Reduce = as_is) -> Tensor:
         """One layer on x [S, D], whose first row has position `start`. Called with x alone it is the whole model's.
-
-        context(layer, h) is told the attention input as soon as it is known (so that it can be sent while this device
-        goes on computing) and returns a function that yields the parts of other devices once they are needed.
         """
         h = self.attention_input(x)
-        others = context(self, h)
+        context.tell_input(self, h)
         queries, kv = self.heads * self.shape.head_dim, self.kv_heads * self.shape.head_dim
         q, k, v = self._linear("qkv", h).split([queries, kv, kv], -1)
+        context.tell_keys_values(self, k, v)
         q = self.rotate(self.split(q), start)
         attended = attend(q, self.part(k, v, start), start, self.shape.causal)
         assert attended is not None, "a token sees itself"
-        for part in others():
+        for part in context.parts(self):
             more = attend(q, part, start, self.shape.causal)
             attended = attended if more is None else attended.merge(more)
         return self.finish(x, attended.out.transpose(0, 1).reshape(x.shape[0], queries), reduce)

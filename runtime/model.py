@@ -54,6 +54,10 @@ class Model:
         self.shape, self.layers, self.first_layer = shape, layers, first_layer
         self._tensors = tensors
 
+    def with_layers(self, layers: Sequence[Layer]) -> Model:
+        """The same embeddings and head around other layers."""
+        return Model(self.shape, self._tensors, layers, self.first_layer)
+
     def embed(self, raw: Tensor, start: int, tokens: int) -> Tensor:
         """Content tokens `start`, start + 1, ... of a request of `tokens` in all -> [S, D].
 
@@ -126,7 +130,7 @@ def load(folder: Path, layers: Span | None = None, heads: Span | None = None) ->
             rest = {n: file.get_tensor(n) for n in file.keys() if not n.startswith("layers.")}  # noqa: SIM118
             rotary = rest.pop("rotary.frequencies", None)
             loaded = [
-                Layer(shape, _layer_weights(file, shape, i, heads), rotary) for i in range(layers.start, layers.stop)
+                Layer(shape, _layer_weights(file, shape, i, heads), rotary, i) for i in range(layers.start, layers.stop)
             ]
     except (OSError, SafetensorError) as error:
         raise BadModel(f"{folder / WEIGHTS}: {error}") from None

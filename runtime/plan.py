@@ -51,6 +51,11 @@ class Plan:
         """Number of devices."""
         return len(self.shares)
 
+    @property
+    def tokens(self) -> int:
+        """Content tokens of a request."""
+        return max(share.tokens.stop for share in self.shares)
+
 
 def even_spans(total: int, parts: int) -> list[Span]:
     """Cut `[0, total)` into `parts` consecutive spans whose lengths differ by at most one, longer ones first."""

@@ -33,6 +33,8 @@ class Transport(Protocol):
     rank: int
     world: int
     traffic: Traffic
+    header_at_s: float
+    """When the header of the last frame received was in: `time.perf_counter`, so that what follows is transfer."""
 
     def send(self, peer: int, kind: Kind, request: int, layer: int, tensor: torch.Tensor) -> None:
         """Queue one frame for `peer`. Raises PeerLost."""

@@ -1,0 +1,171 @@
+"""Plans out, requests out, records in: one method on one mesh of devices, by Ray calls that carry no tensor."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray
+
+from runtime.actor import addresses_of
+from runtime.plan import Plan
+
+POLL_S, REPORT_S, SETUP_S = 0.2, 3.0, 300.0
+Row = dict[str, Any]
+
+
+class DeviceLost(Exception):
+    """A device died or fell silent in the middle of a method. `hosts` are those to blame."""
+
+    def __init__(self, hosts: Sequence[str], message: str) -> None:
+        self.hosts = tuple(hosts)
+        super().__init__(message)
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """What a mesh runs: the plan, the converted model's folder, the method's extra file, the file of requests."""
+
+    plan: Plan
+    folder: Path
+    extra: Path | None
+    requests: Path
+    inputs: int
+
+
+class Mesh:
+    """The devices of one plan, joined.
+
+    actors: Ray handles in rank order; reach[a][b]: the address at which rank b reaches rank a; alive(rank, pid): is the
+    process still there, asked of its host while a request runs.
+    """
+
+    def __init__(
+        self,
+        assignment: Assignment,
+        actors: Sequence[Any],
+        reach: Sequence[Sequence[str]],
+        alive: Callable[[str, int], bool],
+    ) -> None:
+        self._assignment, self._actors, self._alive = assignment, actors, alive
+        plan = assignment.plan
+        self._hosts = [share.host for share in plan.shares]
+        self._pids: dict[int, int] = {}
+        loaded = self._call(
+            [
+                actor.load.remote(assignment.folder, plan, rank, assignment.extra, assignment.requests)
+                for rank, actor in enumerate(actors)
+            ]
+        )
+        self._pids = {rank: info["pid"] for rank, info in enumerate(loaded)}
+        self._compare([info["extra"] for info in loaded])
+        ports = [info["ports"] for info in loaded]
+        self._call([a.join.remote(addresses_of(ports, reach, rank)) for rank, a in enumerate(actors)])
+
+    def _call(self, refs: list[Any]) -> list[Any]:
+        """All results of set-up calls. Raises DeviceLost if a device dies over them, or does not answer in time."""
+        for ref, host in zip(refs, self._hosts, strict=True):
+            try:
+                ray.get(ref, timeout=SETUP_S)
+            except (ray.exceptions.RayActorError, ray.exceptions.GetTimeoutError) as error:
+                raise DeviceLost([host], f"{host} lost while {self._label} was set up: {first_line(error)}") from None
+            except ray.exceptions.RayTaskError as error:
+                raise DeviceLost([host], f"{host} could not set up {self._label}: {first_line(error.cause)}") from None
+        return list(ray.get(refs))
+
+    @property
+    def _label(self) -> str:
+        return self._assignment.plan.method
+
+    def _compare(self, fingerprints: list[str | None]) -> None:
+        """Codebooks must be the same bit for bit. Raises DeviceLost naming the hosts that differ from the source."""
+        odd = [h for h, f in zip(self._hosts, fingerprints, strict=True) if f != fingerprints[0]]
+        if odd:
+            raise DeviceLost(odd, f"{self._label}: codebooks on {', '.join(odd)} differ from those on {self._hosts[0]}")
+
+    def request(self, number: int) -> list[Row]:
+        """Run one request; rows of all ranks, in rank order. Raises RequestFailed with the rows that did come."""
+        plan = self._assignment.plan
+        index = number % self._assignment.inputs
+        refs = {
+            actor.infer.remote(number, index) if rank == plan.source else actor.take.remote(1e6): rank
+            for rank, actor in enumerate(self._actors)
+        }
+        rows: dict[int, Row] = {}
+        dead: set[int] = set()
+        deadline = None
+        while len(rows.keys() | dead) < plan.world and (deadline is None or time.monotonic() < deadline):
+            for rank, row in self._ready(refs, dead):
+                rows[rank] = row
+            dead |= {rank for rank, pid in self._pids.items() if not self._alive(self._hosts[rank], pid)}
+            if deadline is None and (dead or any(row["error"] for row in rows.values())):
+                deadline = time.monotonic() + REPORT_S
+        if dead or len(rows) < plan.world or any(row["error"] for row in rows.values()):
+            raise RequestFailed(*self._blame(number, rows, dead))
+        return [rows[rank] for rank in range(plan.world)]
+
+    def _ready(self, refs: dict[Any, int], dead: set[int]) -> Iterator[tuple[int, Row]]:
+        """Rows that have come; a call that failed marks its rank as dead. What is answered leaves `refs`."""
+        done, _ = ray.wait(list(refs), num_returns=len(refs), timeout=POLL_S) if refs else ([], [])
+        for ref in done:
+            rank = refs.pop(ref)
+            try:
+                yield rank, ray.get(ref)
+            except ray.exceptions.RayActorError:
+                dead.add(rank)
+
+    def _blame(self, number: int, rows: Mapping[int, Row], dead: set[int]) -> tuple[str, list[str], list[Row]]:
+        """Who is to blame: dead processes; else peers reported lost that report nothing wrong themselves."""
+        reports = [row for row in rows.values() if row["error"]]
+        lost = {row["lost_rank"] for row in reports if "lost_rank" in row}
+        silent = set(range(len(self._hosts))) - rows.keys()
+        blamed = sorted(dead or (lost & silent) or silent or lost or {row["rank"] for row in reports})
+        told = [row for row in reports if row.get("lost_rank") in blamed]
+        layers = [row["lost_layer"] for row in told if row.get("lost_layer") is not None]
+        names = ", ".join(self._hosts[rank] for rank in blamed)
+        span = self._assignment.plan.shares[blamed[0]].layers
+        where = f"at layer {min(layers)}" if layers else f"in its layers {span.start} to {span.stop - 1}"
+        why = "its process ended" if dead else (told or reports or [{"error": "no answer"}])[0]["error"]
+        message = f"{names} lost in {self._label} {where}, request {number}: {why}"
+        return message, [self._hosts[rank] for rank in blamed], [rows[rank] for rank in sorted(rows)]
+
+    def close(self) -> None:
+        """Take the devices out of the mesh; those that are gone already are left alone."""
+        refs = [actor.stop.remote() for actor in self._actors]
+        ray.wait(refs, num_returns=len(refs), timeout=REPORT_S)
+
+
+class RequestFailed(DeviceLost):
+    """A request did not end well; `rows` are the records that came all the same."""
+
+    def __init__(self, message: str, hosts: Sequence[str], rows: Sequence[Row]) -> None:
+        self.rows = list(rows)
+        super().__init__(hosts, message)
+
+
+def drive(mesh: Mesh, repeats: int, budget_s: float, save: Callable[[list[Row], bool], None]) -> int:
+    """One warm-up request, then up to `repeats` within the budget, at least one; each saved before the next begins.
+
+    save(rows, warmup) also gets the rows of a request that failed. Returns how many were measured. Raises RequestFailed.
+    """
+    began = time.monotonic()
+    for number in range(1 + repeats):
+        started = time.monotonic()
+        try:
+            rows = mesh.request(number)
+        except RequestFailed as failure:
+            save(failure.rows, number == 0)
+            raise
+        save(rows, number == 0)
+        now = time.monotonic()
+        if number > 0 and now - began + (now - started) > budget_s:
+            return number
+    return repeats
+
+
+def first_line(error: BaseException | None) -> str:
+    """The first line of what an error says."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

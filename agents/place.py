@@ -1,0 +1,37 @@
+"""Who gets what: the box tokens x layers x heads is cut along the side that the method cuts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from agents.cluster import Cluster
+from runtime import methods
+from runtime.errors import Unfit
+from runtime.plan import Plan, Share, Span, even_spans
+from runtime.shape import Shape
+
+
+def place(method: str, options: Mapping[str, Any], shape: Shape, tokens: int, cluster: Cluster) -> Plan:
+    """Even shares for all devices (one share for a method that cuts nothing). Raises Unfit with the reason."""
+    kind = methods.load(method)
+    devices = cluster.devices[:1] if kind.cuts == "nothing" else cluster.devices
+    reason = refusal(method, options, shape, tokens, len(devices))
+    if reason:
+        raise Unfit(f"{method}: {reason}")
+    whole = {"tokens": Span(0, tokens), "layers": Span(0, shape.layers), "heads": Span(0, shape.heads)}
+    shares = []
+    for rank, host in enumerate(devices):
+        cut = {} if kind.cuts == "nothing" else {kind.cuts: even_spans(len(whole[kind.cuts]), len(devices))[rank]}
+        shares.append(Share(rank, host, **{**whole, **cut}))
+    return Plan(method, tuple(shares), dict(options))
+
+
+def refusal(method: str, options: Mapping[str, Any], shape: Shape, tokens: int, devices: int) -> str | None:
+    """Why a method cannot run a model with so many tokens on so many devices, or None."""
+    kind = methods.load(method)
+    if shape.max_tokens is not None and tokens > shape.max_tokens:
+        return f"{tokens} tokens are more than the {shape.max_tokens} that this model has positions for"
+    if kind.cuts == "tokens" and tokens < devices:
+        return f"{tokens} tokens are too few for {devices} devices"
+    return kind.refuse(shape, kind.Options(**options), devices)

@@ -1,0 +1,136 @@
+"""The Ray actor that hosts one device: Ray tells it what to load and when to begin, and takes its records away.
+
+No tensor goes through Ray: inputs and references lie in a file on the source's host, activations and results travel
+over the device's own sockets.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import queue
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+
+from runtime import methods
+from runtime.device import Device
+from runtime.errors import PeerLost, RuntimeFault
+from runtime.fidelity import fidelity
+from runtime.model import fingerprint
+from runtime.plan import Plan
+from runtime.record import Record
+from runtime.transport.tcp import TcpMesh
+
+log = logging.getLogger("device")
+
+
+@dataclass(frozen=True)
+class Station:
+    """Where one device stands. addresses: those it listens at; interfaces: those whose counters are its own (none: on
+    loopback); threads: of torch; token: 32 bytes that every connection of the run presents."""
+
+    host: str
+    addresses: tuple[str, ...]
+    interfaces: tuple[str, ...]
+    threads: int
+    token: bytes
+    patience_s: float
+    log: Path
+
+
+class DeviceActor:
+    """One device. Calls come in this order: load, join, then `infer` on the source and `take` on the others, stop."""
+
+    def __init__(self, station: Station) -> None:
+        torch.set_num_threads(station.threads)
+        torch.set_grad_enabled(False)
+        handler = logging.FileHandler(station.log)
+        logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s", handlers=[handler], force=True)
+        self._station = station
+        self._device: Device | None = None
+        self._mesh: TcpMesh | None = None
+        self._rows: queue.Queue[dict[str, Any]] = queue.Queue()
+        self._requests: dict[str, torch.Tensor] = {}
+        log.info("host %s: device process %d, torch threads %d", station.host, os.getpid(), station.threads)
+
+    def load(self, folder: Path, plan: Plan, rank: int, extra: Path | None, requests: Path) -> dict[str, Any]:
+        """Load this rank's share and listen. Returns pid, ports by address, and fingerprint of `extra` (None without).
+
+        Raises RuntimeFault for a model or method that cannot be loaded.
+        """
+        self.stop()
+        method = methods.load(plan.method)(folder, plan, rank, extra)
+        station = self._station
+        self._mesh = TcpMesh(rank, plan.world, station.token, station.addresses, patience_s=station.patience_s)
+        self._device = Device(method, self._mesh, station.interfaces)
+        if rank == plan.source:
+            self._requests = load_file(requests)
+        log.info("method %s %s: rank %d of %d loaded", plan.method, dict(plan.options), rank, plan.world)
+        extra_hash = None if extra is None else fingerprint(extra.parent, extra.name)
+        return {"pid": os.getpid(), "ports": dict(self._mesh.ports), "extra": extra_hash}
+
+    def join(self, peers: Mapping[int, tuple[str, int]]) -> None:
+        """Connect the mesh; devices other than the source then wait for requests. Raises PeerLost."""
+        assert self._mesh is not None and self._device is not None, "load comes first"
+        self._mesh.join(peers)
+        self._rows = queue.Queue()
+        if self._device.rank != self._device.plan.source:
+            threading.Thread(target=self._serve, args=(self._device, self._rows), daemon=True).start()
+
+    def infer(self, request: int, index: int) -> dict[str, Any]:
+        """On the source: run input `index` as request number `request` -> record row with fidelity, or with an error."""
+        assert self._device is not None, "load comes first"
+        try:
+            result, record = self._device.infer(request, self._requests[f"input.{index}"])
+        except (RuntimeFault, OSError) as error:
+            return self._failed(request, error)
+        found = fidelity(self._device.method.model.shape, result, self._requests[f"reference.{index}"])
+        return {**record.row(), "fidelity": found}
+
+    def take(self, timeout_s: float) -> dict[str, Any]:
+        """On every other device: the row of its next finished request. Raises queue.Empty after timeout_s."""
+        return self._rows.get(timeout=timeout_s)
+
+    def stop(self) -> None:
+        """Leave the mesh. Safe to call at any time."""
+        if self._mesh is not None:
+            self._mesh.close()
+        self._device = self._mesh = None
+
+    def _serve(self, device: Device, rows: queue.Queue[dict[str, Any]]) -> None:
+        """Requests one after another, until the mesh is closed; in its own thread, so that no call has to come first."""
+        torch.set_grad_enabled(False)  # the switch belongs to the thread
+        torch.set_num_threads(self._station.threads)
+        for request in count():
+            try:
+                rows.put(device.serve(request).row())
+            except (RuntimeFault, OSError) as error:
+                if self._device is device:
+                    rows.put(self._failed(request, error))
+                return
+            except Exception as error:
+                log.exception("request %d", request)
+                rows.put(self._failed(request, RuntimeFault(f"{type(error).__name__}: {error}")))
+                return
+
+    def _failed(self, request: int, error: Exception) -> dict[str, Any]:
+        """A row for a request that failed, naming the peer and the layer; the mesh is closed so that others notice."""
+        log.error("request %d: %s", request, error)
+        assert self._device is not None and self._mesh is not None
+        row = replace(Record(request, self._device.rank), error=str(error)).row()
+        self._mesh.close()
+        if isinstance(error, PeerLost):
+            row |= {"lost_rank": error.rank, "lost_layer": error.layer}
+        return row
+
+
+def addresses_of(ports: Sequence[Mapping[str, int]], reach: Sequence[Sequence[str]], rank: int) -> dict[int, tuple[str, int]]:
+    """Where `rank` finds each peer: ports[peer] by address, reach[peer][rank] the address at which rank reaches peer."""
+    return {p: (reach[p][rank], ports[p][reach[p][rank]]) for p in range(len(ports)) if p != rank}

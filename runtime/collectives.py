@@ -1,0 +1,126 @@
+"""All-gather, all-reduce, scatter and gather, on `send` and `receive` only."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+
+from runtime.errors import BadFrame
+from runtime.plan import even_spans
+from runtime.transport import Transport
+from runtime.transport.wire import NO_LAYER, Kind
+
+
+@dataclass(frozen=True)
+class Pending:
+    """An all-gather that has been sent; what the others sent is still to be taken."""
+
+    exchange: Exchange
+    layer: int
+
+    def wait(self) -> dict[int, torch.Tensor]:
+        """The other ranks' tensors, in rank order. Call it once. Raises PeerLost, BadFrame."""
+        return self.exchange.receive_from(self.layer, self.exchange.others)
+
+
+class Exchange:
+    """What a method may do with the network during one request.
+
+    waited_s: seconds blocked on activations; result_waited_s: on results, up to the first byte of each;
+    input_transfer_s: from the first byte of the input to its last.
+    Tensors may have any shape of at most three dimensions; what is sent must not be changed until the transport is
+    flushed. All verbs raise PeerLost when a peer is gone and BadFrame when it sent something else.
+    """
+
+    def __init__(self, transport: Transport, request: int) -> None:
+        self.rank, self.world, self.request = transport.rank, transport.world, request
+        self.others = tuple(rank for rank in range(self.world) if rank != self.rank)
+        self.waited_s = self.input_transfer_s = self.result_waited_s = 0.0
+        self._transport = transport
+
+    def all_gather(self, layer: int, tensor: torch.Tensor) -> Pending:
+        """Send the tensor to all other ranks at once; compute, then take theirs with `.wait()`. Shapes may differ."""
+        # Each rank begins with its own right neighbour: sent in rank order, all would queue at rank 0's link first.
+        self.send_to(layer, ((self.rank + step) % self.world for step in range(1, self.world)), tensor)
+        return Pending(self, layer)
+
+    def send_to(self, layer: int, ranks: Iterable[int], tensor: torch.Tensor) -> None:
+        """Send one tensor to each of the ranks, in the order given."""
+        tensor = tensor.contiguous()
+        for rank in ranks:
+            self._transport.send(rank, Kind.EXCHANGE, self.request, layer, tensor)
+
+    def receive_from(self, layer: int, ranks: Iterable[int]) -> dict[int, torch.Tensor]:
+        """One tensor from each of the ranks, in the order given."""
+        begun_s = time.perf_counter()
+        received = {rank: self._transport.receive(rank, Kind.EXCHANGE, self.request, layer) for rank in ranks}
+        self.waited_s += time.perf_counter() - begun_s
+        return received
+
+    def all_reduce(self, layer: int, tensor: torch.Tensor) -> torch.Tensor:
+        """The sum over all ranks of tensors of equal shape and dtype, bit for bit the same on every rank.
+
+        A ring over the flattened tensor: N - 1 steps in which each chunk collects its sum on the way round, N - 1 in
+        which the sums go round. Sends `all_reduce_bytes`. The argument is not changed; alone, it is the result.
+        """
+        if self.world == 1:
+            return tensor
+        flat = tensor.reshape(-1)
+        chunks = [flat[span.slice()] for span in even_spans(flat.numel(), self.world)]
+        for step in range(self.world - 1):
+            ours, taken = (self.rank - step) % self.world, (self.rank - step - 1) % self.world
+            # Added into the received memory: what was sent before is never written to again.
+            chunks[taken] = self._shift(layer, chunks[ours], chunks[taken]).add_(chunks[taken])
+        for step in range(self.world - 1):
+            ours, taken = (self.rank + 1 - step) % self.world, (self.rank - step) % self.world
+            chunks[taken] = self._shift(layer, chunks[ours], chunks[taken])
+        return torch.cat(chunks).view(tensor.shape)
+
+    def send_input(self, rank: int, tensor: torch.Tensor) -> None:
+        """Give a rank its part of the input."""
+        self._transport.send(rank, Kind.SCATTER, self.request, NO_LAYER, tensor.contiguous())
+
+    def receive_input(self, source: int) -> torch.Tensor:
+        """This rank's part of the input."""
+        received = self._transport.receive(source, Kind.SCATTER, self.request, NO_LAYER)
+        self.input_transfer_s += time.perf_counter() - self._transport.header_at_s
+        return received
+
+    def send_result(self, rank: int, tensor: torch.Tensor) -> None:
+        """Return this rank's part of the result."""
+        self._transport.send(rank, Kind.GATHER, self.request, NO_LAYER, tensor.contiguous())
+
+    def receive_result(self, rank: int) -> torch.Tensor:
+        """A rank's part of the result."""
+        begun_s = time.perf_counter()
+        received = self._transport.receive(rank, Kind.GATHER, self.request, NO_LAYER)
+        self.result_waited_s += self._transport.header_at_s - begun_s
+        return received
+
+    def _shift(self, layer: int, chunk: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+        """One step of the ring: the chunk to the right neighbour, theirs from the left one. Raises BadFrame."""
+        left = (self.rank - 1) % self.world
+        self.send_to(layer, [(self.rank + 1) % self.world], chunk)
+        received = self.receive_from(layer, [left])[left]
+        if received.shape != like.shape or received.dtype != like.dtype:
+            # Without this a chunk of one element would be broadcast into the sum without a word.
+            raise BadFrame(
+                f"all-reduce at layer {layer}: rank {left} sent {tuple(received.shape)} of {received.dtype}, "
+                f"expected {tuple(like.shape)} of {like.dtype}; do all ranks reduce the same shape?"
+            )
+        return received
+
+
+def all_reduce_bytes(numel: int, itemsize: int, world: int, rank: int) -> int:
+    """Payload bytes that `rank` sends in one `Exchange.all_reduce` of numel elements of itemsize bytes.
+
+    All chunks but one in either half of the ring: 2(N-1)/N of the tensor where N divides it.
+    """
+    if world == 1:
+        return 0
+    chunks = even_spans(numel, world)
+    kept = len(chunks[(rank + 1) % world]) + len(chunks[(rank + 2) % world])
+    return (2 * numel - kept) * itemsize

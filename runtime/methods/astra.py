@@ -1,0 +1,199 @@
+"""ASTRA (arXiv 2505.19342): tokens are split, and devices send vector-quantized codes of them instead of activations.
+
+In each layer a device codes its own tokens and sends the packed codes at once; its own queries, keys, values and the
+attention among its own tokens are computed while the codes travel; what the others sent is merged by online softmax.
+The class token is copied to every device, never sent, and averaged after the final norm. What is coded is the layer
+input after its norm, so that K and V are linear in the codeword; in grouped-query models K before rotary and V are
+coded instead, as they are smaller. In causal models only later devices need the codes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from time import perf_counter
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from runtime.codecs.kmeans import kmeans
+from runtime.codecs.vq import GroupedVQ, code_bits, pack, packed_bytes, unpack
+from runtime.collectives import Exchange
+from runtime.layer import Context, Layer, Part
+from runtime.methods.method import Method
+from runtime.methods.sequence import neighbours
+from runtime.model import load
+from runtime.plan import Plan
+from runtime.shape import Shape
+
+
+@dataclass(frozen=True)
+class AstraOptions:
+    """groups G, codewords K of each; code: "input", "kv", or "auto" (kv for grouped-query models, else input)."""
+
+    groups: int = 1
+    codewords: int = 1024
+    code: str = "auto"
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.groups, int) or isinstance(self.groups, bool) or self.groups < 1:
+            raise ValueError(f"groups is a whole number of at least 1, not {self.groups!r}")
+        if not isinstance(self.codewords, int) or isinstance(self.codewords, bool):
+            raise ValueError(f"codewords is a power of two from 2 to 65536, not {self.codewords!r}")
+        code_bits(self.codewords)
+        if self.code not in ("auto", "input", "kv"):
+            raise ValueError(f'code is "auto", "input" or "kv", not {self.code!r}')
+
+
+def streams(shape: Shape, options: AstraOptions) -> dict[str, int]:
+    """Names and widths of what is coded in each layer: one stream (C = 1) or two (C = 2)."""
+    coded = options.code if options.code != "auto" else ("kv" if shape.kv_heads < shape.heads else "input")
+    return {"input": shape.width} if coded == "input" else {"k": shape.kv_width, "v": shape.kv_width}
+
+
+class Astra(Method):
+    """T/N content tokens per device, all weights and all codebooks on each. `extra` is the file of codebooks."""
+
+    Options = AstraOptions
+    cuts = "tokens"
+    equals_single = False
+    own_class_token = True
+
+    def __init__(self, folder: Path, plan: Plan, rank: int, extra: Path | None = None) -> None:
+        super().__init__(folder, plan, rank, extra)
+        if extra is None:
+            raise ValueError("astra needs a file of codebooks")
+        names = streams(self.model.shape, self.options)
+        books = load_file(extra)
+        self.codecs = [
+            {name: GroupedVQ(books[f"layers.{i}.{name}"]) for name in names} for i in range(self.model.shape.layers)
+        ]
+        self.tables = [
+            torch.cat(layer.keys_values(codecs["input"].codebook[0]), -1)
+            if "input" in codecs and self.options.groups == 1
+            else None
+            for layer, codecs in zip(self.model.layers, self.codecs, strict=True)
+        ]
+
+    @classmethod
+    def refuse(cls, shape: Shape, options: AstraOptions, devices: int) -> str | None:
+        for name, width in streams(shape, options).items():
+            if width % options.groups:
+                return f"the coded {name} of width {width} cannot be cut into {options.groups} groups"
+        return None
+
+    @classmethod
+    def payload_bytes(cls, shape: Shape, options: AstraOptions, plan: Plan, rank: int) -> int:
+        """(N-1) · L · C · ceil(T_r · G·log2(K) / 8), T_r content tokens; in causal models to later devices only."""
+        receivers = plan.world - 1 - rank if shape.causal else plan.world - 1
+        once = packed_bytes(len(plan.shares[rank].tokens), options.groups, code_bits(options.codewords))
+        return receivers * shape.layers * len(streams(shape, options)) * once
+
+    @classmethod
+    def prepare(cls, folder: Path, options: AstraOptions, samples: Sequence[Tensor], out: Path) -> None:
+        """k-means codebooks of the model's own activations on sample inputs. Raises ValueError if they are too few."""
+        model = load(folder)
+        seen = Activations(streams(model.shape, options), model.shape.prefix)
+        for raw in samples:
+            x = torch.cat([model.class_token(), model.embed(raw, 0, raw.shape[0])])
+            for layer in model.layers:
+                x = layer(x, 0, seen)
+        books = {}
+        for name, rows in seen.rows.items():
+            x = torch.cat(rows)
+            grouped = x.view(x.shape[0], options.groups, -1).transpose(0, 1).contiguous()
+            books[name] = kmeans(grouped, options.codewords)
+        save_file(books, out)
+
+    @property
+    def start(self) -> int:
+        """Position of the first row; a class token's copy stands before it without a place in the order."""
+        return self.share.tokens.start
+
+    def forward(self, x: Tensor, exchange: Exchange) -> Tensor:
+        context = CodedContext(self, exchange)
+        for layer in self.model.layers:
+            x = layer(x, self.start, context)
+        return x
+
+
+class Activations(Context):
+    """Listens to a one-device run and keeps what would be coded: rows[`layers.<i>.<stream>`] = [T, width] each."""
+
+    def __init__(self, names: Iterable[str], prefix: int) -> None:
+        self.rows: dict[str, list[Tensor]] = {}
+        self._names, self._prefix = list(names), prefix
+
+    def _keep(self, layer: Layer, name: str, x: Tensor) -> None:
+        if name in self._names:
+            self.rows.setdefault(f"layers.{layer.index}.{name}", []).append(x[self._prefix :])
+
+    def tell_input(self, layer: Layer, h: Tensor) -> None:
+        self._keep(layer, "input", h)
+
+    def tell_keys_values(self, layer: Layer, k: Tensor, v: Tensor) -> None:
+        self._keep(layer, "k", k)
+        self._keep(layer, "v", v)
+
+
+class CodedContext(Context):
+    """What other devices' tokens look like through their codes."""
+
+    def __init__(self, method: Astra, exchange: Exchange) -> None:
+        self._method, self._exchange = method, exchange
+        plan, rank, causal = method.plan, method.rank, method.model.shape.causal
+        others = [r for r in range(plan.world) if r != rank]
+        self._receivers = [r for r in others if r > rank] if causal else others
+        self._senders = [r for r in others if r < rank] if causal else others
+
+    def tell_input(self, layer: Layer, h: Tensor) -> None:
+        if "input" in self._method.codecs[layer.index]:
+            self._send(layer, {"input": h})
+
+    def tell_keys_values(self, layer: Layer, k: Tensor, v: Tensor) -> None:
+        if "k" in self._method.codecs[layer.index]:
+            self._send(layer, {"k": k, "v": v})
+
+    def _send(self, layer: Layer, coded: dict[str, Tensor]) -> None:
+        if not self._receivers:
+            return
+        began = perf_counter()
+        prefix = self._method.model.shape.prefix
+        packed = []
+        for name, codec in self._method.codecs[layer.index].items():
+            packed.append(pack(codec.encode(coded[name][prefix:].contiguous()), codec.bits))
+        frame = torch.cat(packed)
+        self._method.code_s += perf_counter() - began
+        self._exchange.send_to(layer.index, self._receivers, frame)
+
+    def parts(self, layer: Layer) -> Iterable[Part]:
+        received = self._exchange.receive_from(layer.index, self._senders)
+        for ranks in neighbours(layer, self._method.rank, self._senders):
+            k, v = self._keys_values(layer, [self._unpack(layer.index, rank, received[rank]) for rank in ranks])
+            yield layer.part(k, v, self._method.plan.shares[ranks[0]].tokens.start)
+
+    def _unpack(self, index: int, rank: int, frame: Tensor) -> dict[str, Tensor]:
+        began = perf_counter()
+        codecs, tokens = self._method.codecs[index], len(self._method.plan.shares[rank].tokens)
+        packed = frame.chunk(len(codecs))
+        codes = {
+            name: unpack(one, tokens, codec.groups, codec.bits)
+            for one, (name, codec) in zip(packed, codecs.items(), strict=True)
+        }
+        self._method.code_s += perf_counter() - began
+        return codes
+
+    def _keys_values(self, layer: Layer, frames: list[dict[str, Tensor]]) -> tuple[Tensor, Tensor]:
+        """K and V of the coded tokens: rows of a table with one group (a lookup in place of a product), else projected."""
+        began = perf_counter()
+        codecs, table = self._method.codecs[layer.index], self._method.tables[layer.index]
+        codes = {name: torch.cat([frame[name] for frame in frames]) for name in codecs}
+        if table is not None:
+            k, v = table.index_select(0, codes["input"][:, 0]).chunk(2, -1)
+        elif "k" in codecs:
+            k, v = codecs["k"].decode(codes["k"]), codecs["v"].decode(codes["v"])
+        decoded = codecs["input"].decode(codes["input"]) if table is None and "input" in codecs else None
+        self._method.code_s += perf_counter() - began
+        return (k, v) if decoded is None else layer.keys_values(decoded)

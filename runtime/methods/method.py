@@ -1,0 +1,95 @@
+"""What every method is: options, a cut, a byte formula, and a pass through the layers that this device holds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+from torch import Tensor
+
+from runtime.collectives import Exchange
+from runtime.model import Model, load
+from runtime.plan import Plan, Span
+from runtime.shape import Shape
+
+FLOAT_BYTES = 4
+
+
+@dataclass(frozen=True)
+class NoOptions:
+    """A method with nothing to choose."""
+
+
+class Method:
+    """One device's part of one method; subclasses override what differs from running alone.
+
+    cuts: which side of the box tokens x layers x heads is divided among devices.
+    equals_single: the output is the model's own, to rounding. own_class_token: every device has a copy of it.
+    """
+
+    Options: ClassVar[type] = NoOptions
+    cuts: ClassVar[Literal["nothing", "tokens", "layers", "heads"]] = "nothing"
+    equals_single: ClassVar[bool] = True
+    own_class_token: ClassVar[bool] = False
+
+    def __init__(self, folder: Path, plan: Plan, rank: int, extra: Path | None = None) -> None:
+        """Load this rank's share of the converted model in `folder`; `extra` is what `prepare` wrote. Raises BadModel."""
+        self.plan, self.rank, self.extra = plan, rank, extra
+        self.share = plan.shares[rank]
+        self.options = self.Options(**plan.options)
+        self.model = self.load_model(folder)
+        self.code_s = 0.0
+
+    def load_model(self, folder: Path) -> Model:
+        """The weights that this device needs: by default the layers of its share, whole."""
+        return load(folder, layers=self.share.layers)
+
+    @classmethod
+    def refuse(cls, shape: Shape, options: Any, devices: int) -> str | None:
+        """Why this model cannot be run so on that many devices, or None."""
+        return None
+
+    @classmethod
+    def payload_bytes(cls, shape: Shape, options: Any, plan: Plan, rank: int) -> int:
+        """Bytes of activations that `rank` sends between layers in one request, headers not counted."""
+        return 0
+
+    @classmethod
+    def prepare(cls, folder: Path, options: Any, samples: Sequence[Tensor], out: Path) -> None:
+        """Write to `out` what the devices need beside the model, made from raw sample inputs. By default nothing."""
+
+    def forward(self, x: Tensor, exchange: Exchange) -> Tensor:
+        """Embedded positions [S, D] held by this device -> its hidden states after the last layer it takes part in."""
+        for layer in self.model.layers:
+            x = layer(x, start=self.start)
+        return x
+
+    @property
+    def start(self) -> int:
+        """Position of this device's first row; the class token, where there is one, is position 0."""
+        return first_position(self.model.shape, self.share.tokens)
+
+
+def first_position(shape: Shape, tokens: Span) -> int:
+    """Position of the first row of the device that holds these content tokens, the class token before the first."""
+    return tokens.start + shape.prefix if tokens.start else 0
+
+
+def rows(shape: Shape, tokens: Span) -> int:
+    """Positions that the holder of these content tokens holds: the class token goes with the first of them."""
+    return len(tokens) + (shape.prefix if tokens.start == 0 else 0)
+
+
+def positions(shape: Shape, plan: Plan) -> int:
+    """Positions of a whole request, class token included."""
+    return plan.tokens + shape.prefix
+
+
+def indivisible_heads(shape: Shape, devices: int) -> str | None:
+    """Why the heads of a model cannot be dealt out evenly, or None."""
+    for name, count in (("heads", shape.heads), ("key/value heads", shape.kv_heads)):
+        if count % devices:
+            return f"{count} {name} cannot be divided among {devices} devices"
+    return None

@@ -1,0 +1,75 @@
+"""What this kernel can do to a network, found by trying it in a scratch namespace, never by version.
+
+Each try is one command in a namespace of its own that ends with the command: nothing is left even after kill -9.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Mapping
+from functools import lru_cache
+
+_LIMIT_S = 10.0
+_QDISC = ("tc", "qdisc", "add", "dev", "lo")
+PROBES: Mapping[str, tuple[str, ...]] = {
+    "tbf": (*_QDISC, "root", "tbf", "rate", "10mbit", "burst", "1600", "limit", "65536", "overhead", "24"),
+    "htb": (*_QDISC, "root", "handle", "1:", "htb", "default", "1"),
+    "netem": (*_QDISC, "root", "netem", "rate", "10mbit", "delay", "1ms"),
+    "ingress": (*_QDISC, "ingress"),
+    "ifb": ("ip", "link", "add", "tbprobe0", "type", "ifb"),
+    "veth": ("ip", "link", "add", "tbprobe0", "type", "veth", "peer", "name", "tbprobe1"),
+    "bridge": ("ip", "link", "add", "tbprobe0", "type", "bridge"),
+    "gso_max_segs": ("ip", "link", "set", "dev", "lo", "gso_max_segs", "1"),
+    "nfqueue": ("iptables", "-t", "mangle", "-A", "PREROUTING", "-j", "NFQUEUE", "--queue-num", "0"),
+}
+
+
+def is_root() -> bool:
+    """Whether namespaces and interfaces can be made at all."""
+    return os.geteuid() == 0
+
+
+@lru_cache
+def why_not(ability: str) -> str | None:
+    """None if this machine has `ability`, a key of PROBES, else what the trial command said. Needs root.
+
+    Raises KeyError for a name that is not in PROBES, PermissionError without root.
+    """
+    argv = PROBES[ability]
+    if not is_root():
+        raise PermissionError("only root can try it")
+    if shutil.which(argv[0]) is None:
+        return f"no program {argv[0]}"
+    try:
+        tried = subprocess.run(
+            ["unshare", "--net", "--", *argv], capture_output=True, text=True, timeout=_LIMIT_S, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return str(error)
+    if tried.returncode == 0:
+        return None
+    said = [line.strip() for line in tried.stderr.splitlines() if line.strip()]
+    return said[0] if said else f"{argv[0]} ended with {tried.returncode}"
+
+
+def works(ability: str) -> bool | None:
+    """Whether this machine has `ability`, a key of PROBES; None without root, when it cannot be tried."""
+    return why_not(ability) is None if is_root() else None
+
+
+def qdisc_works(kind: str) -> bool:
+    """Whether the kernel has this qdisc: "tbf", "htb", "netem", "ingress". False when it cannot be tried."""
+    return works(kind) is True
+
+
+@lru_cache
+def ovs_works() -> bool:
+    """Whether Open vSwitch answers: its program is there and its daemon runs."""
+    if shutil.which("ovs-vsctl") is None:
+        return False
+    try:
+        return subprocess.run(["ovs-vsctl", "--timeout=3", "show"], capture_output=True, check=False).returncode == 0
+    except OSError:
+        return False

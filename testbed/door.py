@@ -1,0 +1,130 @@
+"""The shapes of a topology file's sections, checked by pydantic, and its complaints in our words."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic_core import ErrorDetails
+
+from testbed import units
+from testbed.wiring import nearest
+from testbed.yamlfile import Document, Place
+
+Rate = Annotated[float, BeforeValidator(units.parse_rate)]
+Duration = Annotated[float, BeforeValidator(units.parse_duration)]
+Fraction = Annotated[float, BeforeValidator(units.parse_fraction)]
+Size = Annotated[int, BeforeValidator(units.parse_size)]
+MIN_QUEUE_BYTES = 1600  # a smaller queue could not hold one frame, and nothing would ever pass
+
+
+class Door(BaseModel):
+    """No key that it does not know, no text where a number belongs, no infinity."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+
+class HostDoor(Door):
+    """hosts.NAME and defaults.host."""
+
+    cpu: float | None = Field(None, gt=0, le=4096, description="cores, e.g. 0.4")
+    memory: Size | None = Field(None, gt=0, description='e.g. "2 GiB"')
+
+
+class LinkDoor(Door):
+    """defaults.link."""
+
+    rate: Rate | None = None
+    delay: Duration | None = None
+    jitter: Duration | None = None
+    loss: Fraction | None = None
+    queue: Size | None = Field(None, ge=MIN_QUEUE_BYTES, description='bytes, one frame or more, e.g. "64 KiB"')
+
+
+class CableDoor(LinkDoor):
+    """links[i]."""
+
+    between: str = Field(
+        pattern=r"^\s*[^\s]+\s+-\s+[^\s]+\s*$", description='two names with " - " between them, e.g. "h1 - s1"'
+    )
+
+
+class SwitchDoor(Door):
+    """switches.NAME."""
+
+    type: Literal["bridge", "ovs"] = "bridge"
+
+
+class RunDoor(Door):
+    """run."""
+
+    source: str | None = None
+    model: str = Field(min_length=1, description="a model, e.g. vit-base, or a folder or hub id of a checkpoint")
+    weights: Literal["random", "pretrained"] = "random"
+    seed: int = Field(0, ge=0, lt=2**63)
+    tokens: int = Field(ge=1, le=10**7, description="how many the input has, e.g. 196")
+    inputs: str = Field("sample", min_length=1, description="sample, a folder of images or a text file")
+    methods: list[Any] = Field(default_factory=lambda: ["single"], min_length=1, description="e.g. [single, sequence]")
+    repeats: int = Field(10, ge=1, le=10**6)
+    budget: Duration = Field(60.0, gt=0, description='e.g. "60 s"')
+
+
+class HeadDoor(Door):
+    """The top of the file, its sections left out."""
+
+    name: str = Field(
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$", description="it names a folder: letters, digits, _ . and -"
+    )
+    backend: Literal["mininet", "local"] = Field(description="mininet or local")
+
+
+D = TypeVar("D", bound=Door)
+_SAID = {
+    "missing": "is missing",
+    "greater_than": "must be above {gt}",
+    "greater_than_equal": "must be at least {ge}",
+    "less_than_equal": "must be at most {le}",
+    "less_than": "must be below {lt}",
+    "literal_error": "choose {expected}",
+    "value_error": "{error}",
+    "int_type": "give a whole number",
+    "float_type": "give a number without a unit",
+    "string_type": "give text, in quotes if it looks like a number",
+    "string_too_short": "must not be empty",
+    "too_short": "must not be empty",
+    "string_pattern_mismatch": "is not allowed",
+    "list_type": "give a list [...]",
+    "model_type": "give a mapping {{key: value}}",
+    "dict_type": "give a mapping {{key: value}}",
+}
+
+
+def enter(door: type[D], value: Any, place: Place, document: Document) -> D | None:
+    """`value` through `door`; or its problems noted in `document`, and None."""
+    try:
+        return door.model_validate({} if value is None else value)
+    except ValidationError as error:
+        for detail in error.errors(include_url=False):
+            _note(door, detail, place, document)
+        return None
+
+
+def unknown(key: str, allowed: list[str]) -> str:
+    """What to say of a key that does not exist."""
+    return f"unknown key, {nearest(key, allowed)}allowed: {', '.join(allowed)}"
+
+
+def _note(door: type[Door], detail: ErrorDetails, place: Place, document: Document) -> None:
+    inside = detail["loc"]
+    kind = detail["type"]
+    where = (*place, *inside)
+    if kind == "extra_forbidden":
+        document.problem(where, unknown(str(inside[-1]), list(door.model_fields)))
+        return
+    said = _SAID.get(kind, detail["msg"]).format(**detail.get("ctx", {}))
+    about = door.model_fields[str(inside[0])].description if inside else None
+    text = f"{said} ({about})" if about and kind not in ("value_error", "literal_error") else said
+    if kind == "missing":
+        document.problem(where, text)
+    else:
+        document.problem(where, text, detail["input"])

@@ -1,0 +1,279 @@
+"""A topology file to frozen types and back.
+
+Everything that is wrong with a file is found in one pass, each with its line, its key and what is allowed.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from runtime.methods import METHODS, load
+from testbed import units, wiring
+from testbed.door import CableDoor, HeadDoor, HostDoor, LinkDoor, RunDoor, SwitchDoor, enter, unknown
+from testbed.topology import MAX_HOSTS, Host, Link, MethodSpec, RunSpec, Switch, Topology, TopologyError
+from testbed.yamlfile import Document, Place
+from testbed.yamlfile import read as read_yaml
+
+_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,30}")
+_SECTIONS = ("hosts", "switches", "defaults", "links", "run")
+_LOCAL = "the local backend has plain processes on loopback; leave this out, or use backend: mininet"
+
+
+def read(path: Path) -> Topology:
+    """The topology of a file. Raises TopologyError with all its problems."""
+    document = read_yaml(path)
+    top = document.value
+    allowed = [*HeadDoor.model_fields, *_SECTIONS]
+    for key in top:
+        if key not in allowed:
+            document.problem((key,), unknown(key, allowed))
+    head = enter(HeadDoor, {key: top[key] for key in HeadDoor.model_fields if key in top}, (), document)
+    hosts = _hosts(document)
+    switches = _switches(document, hosts)
+    links = _links(document)
+    if top.get("backend") == "local":
+        _refuse_network(document)
+    else:
+        _check_wiring(document, hosts, switches)
+    run = _run(document, hosts)
+    if document.found or head is None or run is None:
+        raise TopologyError(document.problems)
+    return Topology(head.name, head.backend, tuple(hosts), tuple(switches), tuple(links), run)
+
+
+def _mapping(document: Document, *place: str) -> dict[str, Any]:
+    """The mapping at a place of the file; nothing there is an empty one, anything else is a problem."""
+    value: Any = document.value
+    for part in place:
+        value = value.get(part) if isinstance(value, dict) else None
+    if value is not None and not isinstance(value, dict):
+        document.problem(place, "give a mapping {key: value}", value)
+    return value if isinstance(value, dict) else {}
+
+
+def _good_name(document: Document, place: Place, name: str) -> bool:
+    good = _NAME.fullmatch(name) is not None
+    if not good:
+        document.problem(place, f"{name!r} is no name: a letter, then up to 30 letters, digits, _ or -")
+    return good
+
+
+def _defaults(document: Document, key: str) -> dict[str, Any]:
+    entries = _mapping(document, "defaults")
+    for other in entries:
+        if other not in ("link", "host"):
+            document.problem(("defaults", other), unknown(other, ["link", "host"]))
+    return _mapping(document, "defaults", key)
+
+
+def _hosts(document: Document) -> list[Host]:
+    """Every host that has a name, also those with a wrong value: a link to them is not dangling."""
+    entries = _mapping(document, "hosts")
+    if not entries:
+        document.problem(("hosts",), "give at least one host, e.g. {h1: {cpu: 0.4}, h2: {cpu: 0.4}}")
+    if len(entries) > MAX_HOSTS:
+        document.problem(("hosts",), f"{len(entries)} hosts: a run is on 1 to {MAX_HOSTS} devices, one on each host")
+    default = enter(HostDoor, _defaults(document, "host"), ("defaults", "host"), document) or HostDoor()
+    found = []
+    for name, entry in entries.items():
+        _good_name(document, ("hosts", name), name)
+        door = enter(HostDoor, entry, ("hosts", name), document) or HostDoor()
+        cpu = default.cpu if door.cpu is None else door.cpu
+        found.append(Host(name, cpu, default.memory if door.memory is None else door.memory))
+    return found
+
+
+def _switches(document: Document, hosts: list[Host]) -> list[Switch]:
+    """`[s1, s2]`, or `{s1: {type: ovs}}`."""
+    entries = document.value.get("switches")
+    if entries is not None and not isinstance(entries, (list, dict)):
+        document.problem(("switches",), "give a list [s1] or a mapping {s1: {type: bridge}}", entries)
+    listed: list[tuple[Place, Any, Any]] = []
+    if isinstance(entries, list):
+        listed = [(("switches", index), name, None) for index, name in enumerate(entries)]
+    elif isinstance(entries, dict):
+        listed = [(("switches", name), name, entry) for name, entry in entries.items()]
+    names = {host.name for host in hosts}
+    found = []
+    for place, name, entry in listed:
+        if not isinstance(name, str):
+            document.problem(place, 'give a name, or switches as a mapping {s1: {type: "ovs"}}', name)
+            continue
+        door = enter(SwitchDoor, entry, place, document) or SwitchDoor()
+        if not _good_name(document, place, name):
+            continue
+        if name in names:
+            document.problem(place, f"the name {name} is taken already, names are unique among hosts and switches")
+            continue
+        names.add(name)
+        found.append(Switch(name, door.type))
+    return found
+
+
+def _cables(document: Document) -> list[tuple[Place, Any]]:
+    entries = document.value.get("links")
+    if entries is not None and not isinstance(entries, list):
+        document.problem(("links",), "give a list, e.g. [h1 - s1, {between: h2 - s1, rate: 5 Mbit/s}]", entries)
+    items = entries if isinstance(entries, list) else []
+    return [
+        (("links", index), {"between": item} if isinstance(item, str) else item) for index, item in enumerate(items)
+    ]
+
+
+def _links(document: Document) -> list[Link]:
+    default_entry = _defaults(document, "link")
+    default = enter(LinkDoor, default_entry, ("defaults", "link"), document) or LinkDoor()
+    found = []
+    for place, entry in _cables(document):
+        door = enter(CableDoor, entry, place, document)
+        if isinstance(entry, dict) and entry.get("rate", default_entry.get("rate")) is None:
+            document.problem((*place, "rate"), 'is missing: give it here or in defaults.link, e.g. "10 Mbit/s"')
+        if door is None:
+            continue
+        values = default.model_dump(exclude_none=True) | door.model_dump(exclude_none=True)
+        delay_s, jitter_s = values.get("delay", 0.0), values.get("jitter", 0.0)
+        if jitter_s > delay_s:
+            document.problem((*place, "jitter"), "must not exceed the delay, no packet arrives before it was sent")
+        a, _, b = values["between"].partition(" - ")
+        rate_bit_s = values.get("rate", 1.0)
+        queue = values.get("queue", 0)
+        found.append(Link(a.strip(), b.strip(), rate_bit_s, delay_s, jitter_s, values.get("loss", 0.0), queue))
+    return found
+
+
+def _check_wiring(document: Document, hosts: list[Host], switches: list[Switch]) -> None:
+    cables: list[wiring.Cable] = []
+    entries = _cables(document)
+    for place, entry in entries:
+        ends = str(entry.get("between")).split() if isinstance(entry, dict) else []
+        if len(ends) == 3 and ends[1] == "-":
+            cables.append((place, ends[0], ends[2]))
+    whole = len(cables) == len(entries)
+    names = [host.name for host in hosts]
+    for place, text in wiring.problems(names, [switch.name for switch in switches], cables, whole):
+        document.problem(place, text)
+
+
+def _refuse_network(document: Document) -> None:
+    """What only an emulated network can do is refused on plain processes, never ignored."""
+    for section in ("switches", "links"):
+        if document.value.get(section):
+            document.problem((section,), _LOCAL)
+    for kind in ("link", "host"):
+        if _defaults(document, kind):
+            document.problem(("defaults", kind), _LOCAL)
+    for name, entry in _mapping(document, "hosts").items():
+        for key in entry if isinstance(entry, dict) else ():
+            if key in HostDoor.model_fields and entry[key] is not None:
+                document.problem(("hosts", name, key), _LOCAL, entry[key])
+
+
+def _run(document: Document, hosts: list[Host]) -> RunSpec | None:
+    if "run" not in document.value:
+        document.problem(("run",), "is missing, e.g. {model: vit-base, tokens: 196, methods: [single, sequence]}")
+        return None
+    entry = document.value["run"]
+    door = enter(RunDoor, entry, ("run",), document)
+    entry = entry if isinstance(entry, dict) else {}
+    names = [host.name for host in hosts]
+    source = entry.get("source")
+    if isinstance(source, str) and source not in names:
+        document.problem(("run", "source"), f"is no host; {wiring.nearest(source, names)}hosts: {', '.join(names)}", source)
+    given = entry.get("methods", ["single"])
+    methods = read_methods(document, given) if isinstance(given, list) else []
+    if door is None or not names:
+        return None
+    return RunSpec(
+        source=door.source or names[0],
+        model=door.model,
+        weights=door.weights,
+        seed=door.seed,
+        tokens=door.tokens,
+        inputs=door.inputs,
+        methods=tuple(methods),
+        repeats=door.repeats,
+        budget_s=door.budget,
+    )
+
+
+def read_methods(document: Document, items: list[Any]) -> list[MethodSpec]:
+    """`single`, or `{block: {joins: 1}}`: a name of `METHODS` and options that its class accepts."""
+    found: list[MethodSpec] = []
+    seen: list[tuple[str, Any]] = []
+    for index, item in enumerate(items):
+        place: Place = ("run", "methods", index)
+        name, options = next(iter(item.items())) if isinstance(item, dict) and len(item) == 1 else (item, None)
+        if not isinstance(name, str) or not isinstance(options, (dict, type(None))):
+            document.problem(place, "give a name, or one name with its options, e.g. {block: {joins: 1}}", item)
+            continue
+        if name not in METHODS:
+            hint = wiring.nearest(name, METHODS)
+            document.problem(place, f"unknown method; {hint}allowed: {', '.join(METHODS)}", name)
+            continue
+        made = _options(document, place if options is None else (*place, name), name, options or {})
+        if made is None:
+            continue
+        if (name, made) in seen:
+            document.problem(place, f"is the same as methods[{seen.index((name, made))}], give each method once", item)
+        seen.append((name, made))
+        found.append(MethodSpec(name, options or {}))
+    return found
+
+
+def _options(document: Document, place: Place, name: str, options: dict[str, Any]) -> Any:
+    """The method's own options object, or None and the problem noted."""
+    allowed = list(getattr(load(name).Options, "__dataclass_fields__", {}))
+    strange = [key for key in options if key not in allowed]
+    for key in strange:
+        if allowed:
+            document.problem((*place, key), unknown(key, allowed))
+        else:
+            document.problem((*place, key), f"unknown key, {name} has no options")
+    if strange:
+        return None
+    try:
+        return load(name).Options(**options)
+    except (TypeError, ValueError) as error:
+        document.problem(place, str(error), options)
+        return None
+
+
+def write(topology: Topology) -> str:
+    """YAML, every default written out, that `read` turns back into an equal Topology."""
+    hosts: dict[str, Any] = {}
+    for host in topology.hosts:
+        memory = None if host.memory_bytes is None else units.show_size(host.memory_bytes)
+        hosts[host.name] = {key: value for key, value in (("cpu", host.cpu), ("memory", memory)) if value is not None}
+    text: dict[str, Any] = {"name": topology.name, "backend": topology.backend, "hosts": hosts}
+    if topology.switches:
+        text["switches"] = {switch.name: {"type": switch.kind} for switch in topology.switches}
+    if topology.links:
+        text["links"] = [_link_entry(link) for link in topology.links]
+    run = topology.run
+    text["run"] = {
+        "source": run.source,
+        "model": run.model,
+        "weights": run.weights,
+        "seed": run.seed,
+        "tokens": run.tokens,
+        "inputs": run.inputs,
+        "methods": [{spec.method: dict(spec.options)} if spec.options else spec.method for spec in run.methods],
+        "repeats": run.repeats,
+        "budget": units.show_duration(run.budget_s, exact=True),
+    }
+    return yaml.safe_dump(text, sort_keys=False, default_flow_style=None, width=120, allow_unicode=True)
+
+
+def _link_entry(link: Link) -> dict[str, str]:
+    return {
+        "between": f"{link.a} - {link.b}",
+        "rate": units.show_rate(link.rate_bit_s, exact=True),
+        "delay": units.show_duration(link.delay_s, exact=True),
+        "jitter": units.show_duration(link.jitter_s, exact=True),
+        "loss": units.show_fraction(link.loss, exact=True),
+        "queue": units.show_size(link.queue_bytes),
+    }

@@ -1,0 +1,266 @@
+"""The run folder: every row is on disk before the next request starts, and everything in it belongs to the user.
+
+Written by `RunFolder` while a run lasts, read by `load` afterwards; reports read the folder, never live objects.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, fields
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from runtime.record import Record
+
+SCHEMA_VERSION = 1
+TOPOLOGY, MANIFEST, LINKS = "run.yaml", "manifest.json", "links.json"
+METHODS, RECORDS, SUMMARY = "methods.json", "records.jsonl", "summary.json"
+NUMBERS = tuple(f.name for f in fields(Record) if f.name not in ("wire_bytes", "error"))
+NEEDED: dict[str, type | tuple[type, ...]] = {
+    **dict.fromkeys(NUMBERS, (int, float)),
+    **dict.fromkeys(("host", "method", "label"), str),
+    "warmup": bool,
+}
+
+
+class StoreError(Exception):
+    """A run folder that cannot be written or read; the text is one line that names it."""
+
+
+@dataclass(frozen=True)
+class RunData:
+    """What a run folder holds. `topology` is run.yaml as plain data; `skipped` says in words what could not be read."""
+
+    path: Path
+    topology: Mapping[str, Any]
+    manifest: Mapping[str, Any]
+    links: list[dict[str, Any]]
+    methods: list[dict[str, Any]]
+    records: list[dict[str, Any]]
+    summary: dict[str, Any] | None
+    skipped: tuple[str, ...] = ()
+
+
+class RunFolder:
+    """The open folder of one run. A context manager; `close` hands what others wrote (logs) to the user too."""
+
+    def __init__(self, path: Path, owner: tuple[int, int] | None) -> None:
+        self.path = path
+        self._owner = owner
+        self._records = (path / RECORDS).open("ab")
+        _give(path / RECORDS, owner)
+
+    @classmethod
+    def create(cls, name: str, out: Path | None = None, runs: Path | None = None) -> RunFolder:
+        """Make `runs/<name>/<UTC time>/`, or `out`, which may exist if it is empty.
+
+        `runs` is the folder of all runs, by default `runs` below the working directory. Raises StoreError where it
+        cannot be written, before anything else of the run is started.
+        """
+        owner = invoking_user(os.environ)
+        try:
+            path = _made(out, owner) if out is not None else _unique((runs or Path("runs")) / _plain_name(name), owner)
+            return cls(path.resolve(), owner)
+        except OSError as error:
+            raise StoreError(f"{error.filename or out}: the run folder cannot be written: {error.strerror}") from None
+
+    def append_record(self, row: Mapping[str, Any]) -> None:
+        """Add one row of records.jsonl; it is on disk when this returns. Raises StoreError."""
+        try:
+            self._records.write(json.dumps(finite(row), allow_nan=False).encode() + b"\n")
+            self._records.flush()
+            os.fsync(self._records.fileno())
+        except OSError as error:
+            raise StoreError(f"{self.path / RECORDS}: cannot be written: {error.strerror}") from None
+
+    def write_json(self, name: str, content: Any) -> None:
+        """Replace a file of the folder by `content` as JSON. Raises StoreError."""
+        self.write_text(name, json.dumps(finite(content), indent=1, allow_nan=False) + "\n")
+
+    def write_text(self, name: str, text: str) -> None:
+        """Replace a file of the folder; readers see the old or the new one, after a crash too. Raises StoreError."""
+        target, draft = self.path / name, self.path / f".{name}.new"
+        try:
+            with draft.open("w", encoding="utf-8") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            _give(draft, self._owner)
+            draft.replace(target)
+            _sync_folder(self.path)
+        except OSError as error:
+            raise StoreError(f"{target}: cannot be written: {error.strerror}") from None
+
+    def log_path(self, host: str) -> Path:
+        """`<host>.log`, made here so that it is the user's from its first byte, whoever appends to it."""
+        path = self.path / f"{_plain_name(host)}.log"
+        try:
+            path.touch()
+            _give(path, self._owner)
+        except OSError as error:
+            raise StoreError(f"{path}: cannot be written: {error.strerror}") from None
+        return path
+
+    def close(self) -> None:
+        """Close records.jsonl and give every file of the folder to the invoking user. Safe to call twice."""
+        self._records.close()
+        for path in self.path.rglob("*"):
+            _give(path, self._owner)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def load(path: Path) -> RunData:
+    """Read a run folder, finished or not. Raises StoreError for a folder that is none, or damaged.
+
+    Only a last line of records.jsonl that was cut off (the run was killed while it wrote) is passed over, and said so.
+    """
+    for name in (TOPOLOGY, MANIFEST):
+        if not (path / name).is_file():
+            raise StoreError(f"{path}: not a run folder (it has no {name})")
+    manifest = _json(path / MANIFEST, dict)
+    if manifest.get("schema_version") != SCHEMA_VERSION:
+        found = manifest.get("schema_version")
+        raise StoreError(f"{path / MANIFEST}: schema_version = {found}: this program reads {SCHEMA_VERSION}")
+    records, skipped = _records(path / RECORDS)
+    return RunData(
+        path=path,
+        topology=_topology(path / TOPOLOGY),
+        manifest=manifest,
+        links=_json(path / LINKS, list) if (path / LINKS).exists() else [],
+        methods=_json(path / METHODS, list) if (path / METHODS).exists() else [],
+        records=records,
+        summary=_json(path / SUMMARY, dict) if (path / SUMMARY).exists() else None,
+        skipped=skipped,
+    )
+
+
+def finite(value: Any) -> Any:
+    """The same data with null for every number that is not finite: JSON has no word for them."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(item) for item in value]
+    return value
+
+
+def invoking_user(environ: Mapping[str, str]) -> tuple[int, int] | None:
+    """(uid, gid) of who typed `sudo`, or None where this is not root through sudo."""
+    uid, gid = environ.get("SUDO_UID", ""), environ.get("SUDO_GID", "")
+    return (int(uid), int(gid)) if os.geteuid() == 0 and uid.isdecimal() and gid.isdecimal() else None
+
+
+def _records(path: Path) -> tuple[list[dict[str, Any]], tuple[str, ...]]:
+    """Rows of records.jsonl and what was passed over."""
+    if not path.exists():
+        return [], ()
+    try:
+        lines = path.read_bytes().split(b"\n")
+    except OSError as error:
+        raise StoreError(f"{path}: cannot be read: {error.strerror}") from None
+    rows: list[dict[str, Any]] = []
+    last = max((number for number, line in enumerate(lines, 1) if line), default=0)
+    for number, line in enumerate(lines[:last], 1):
+        try:
+            row = json.loads(line)
+        except ValueError:
+            if number == last:
+                return rows, (f"{path}:{number}: the last line is cut off and was skipped",)
+            raise StoreError(f"{path}:{number}: not JSON; the file was damaged after it was written") from None
+        wrong = isinstance(row, dict) and [k for k, kind in NEEDED.items() if not isinstance(row.get(k), kind)]
+        if wrong or not isinstance(row, dict):
+            raise StoreError(f"{path}:{number}: not a record ({', '.join(wrong or ['no object'])})")
+        rows.append(row)
+    return rows, ()
+
+
+def _json(path: Path, kind: type) -> Any:
+    """Content of a JSON file of that type. Raises StoreError."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise StoreError(f"{path}: cannot be read as JSON: {error}") from None
+    if not isinstance(content, kind):
+        raise StoreError(f"{path}: expected a JSON {'object' if kind is dict else 'list'}")
+    return content
+
+
+def _topology(path: Path) -> dict[str, Any]:
+    """run.yaml as plain data, not checked again: it was when the run was made. Raises StoreError."""
+    import yaml
+
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise StoreError(f"{path}: cannot be read as YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(content, dict) or not isinstance(content.get("run"), dict) or "name" not in content:
+        raise StoreError(f"{path}: not the topology of a run (it needs name and run)")
+    return content
+
+
+def _unique(parent: Path, owner: tuple[int, int] | None) -> Path:
+    """A new folder named by the time, UTC, below `parent`."""
+    stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
+    number = 1
+    while True:
+        path = parent / (stamp if number == 1 else f"{stamp}-{number}")
+        with suppress(FileExistsError):  # another run of the same second: take the next number
+            _make_folders(parent, owner)
+            path.mkdir()
+            _give(path, owner)
+            return path
+        if not parent.is_dir():
+            raise StoreError(f"{parent}: the run folder cannot be written: it is not a directory")
+        number += 1
+
+
+def _made(path: Path, owner: tuple[int, int] | None) -> Path:
+    """`path` as an empty folder, made if it is missing."""
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise StoreError(f"{path}: exists and is not an empty folder; name another one with --out")
+    _make_folders(path, owner)
+    return path
+
+
+def _make_folders(path: Path, owner: tuple[int, int] | None) -> None:
+    """Like `mkdir -p`, but what is made belongs to `owner`."""
+    for folder in (*reversed(path.absolute().parents), path):
+        if not folder.exists():
+            folder.mkdir()
+            _give(folder, owner)
+
+
+def _give(path: Path, owner: tuple[int, int] | None) -> None:
+    """Hand a file to `owner`; a symbolic link itself, never what it points to: this runs as root."""
+    if owner is not None:
+        os.chown(path, *owner, follow_symlinks=False)
+
+
+def _sync_folder(path: Path) -> None:
+    """Make a rename of that folder last."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _plain_name(name: str) -> str:
+    """`name` if it is one plain part of a path. Raises StoreError."""
+    if name in ("", ".", "..") or "/" in name or "\0" in name:
+        raise StoreError(f"name = {name!r}: give a plain name, without a slash")
+    return name

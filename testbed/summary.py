@@ -1,0 +1,135 @@
+"""records.jsonl and methods.json -> summary.json, the contract that other programs read. Pure.
+
+One entry per method. Times in seconds, sizes in bytes, each a median over the measured requests (warm-up rows stay in
+records.jsonl and are counted in `warmups`):
+
+latency_s, scatter_s, gather_s: of the source device, on its clock.
+compute_s, code_s, exchange_wait_s: of the critical device, that is the largest over ranks in each request. They are
+    three medians of three maxima, so they need not add up to the latency.
+payload_bytes, messages, wire_bytes: per rank and request: exchanges between layers; frames of them; growth of the
+    interface counters (null per rank without an interface of its own, where nothing crosses a network card).
+speedup_over_single: median of single / this median, null without a good single.
+fidelity: against single on the same input: largest max_abs_error, smallest cosine, share of equal top-1, largest kl
+    over the measured requests; null where it does not apply or was not finite.
+
+A request counts when every device reported it without error. A failed method keeps what its good requests showed,
+except latency_s and the speedup, which are null: it did not do what was asked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from testbed.statistics import median, spread
+from testbed.store import SCHEMA_VERSION, RunData
+
+Row = Mapping[str, Any]
+Request = list[Row]  # its rows in rank order
+
+
+def summary(run: RunData) -> dict[str, Any]:
+    """Content of summary.json, see the head of this file."""
+    source = run.topology["run"].get("source")
+    rows = {method["label"]: [r for r in run.records if r["label"] == method["label"]] for method in run.methods}
+    methods = [_method(method, rows[method["label"]], source) for method in run.methods]
+    single = next((m["latency_s"]["median"] for m in methods if m["method"] == "single"), None)
+    for method in methods:
+        own = method["latency_s"]["median"]
+        method["speedup_over_single"] = single / own if single and own else None
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "name": run.topology["name"],
+        "untrained": run.topology["run"].get("weights") == "random",
+        "methods": methods,
+    }
+
+
+def good_requests(rows: Sequence[Row], world: int, source: str | None) -> list[Request]:
+    """Requests of one method that all `world` ranks reported without error, in order, warm-up included."""
+    requests: dict[int, dict[int, Row]] = {}
+    for row in rows:
+        requests.setdefault(row["request"], {})[row["rank"]] = row
+    complete = [[ranks[rank] for rank in sorted(ranks)] for _, ranks in sorted(requests.items()) if len(ranks) == world]
+    return [rows for rows in complete if not any(row.get("error") for row in rows) and _source(rows, source)]
+
+
+def world_of(method: Row, rows: Sequence[Row]) -> int:
+    """Number of devices of a method: by its byte formula, else by the ranks that reported."""
+    formula = method.get("payload_formula")
+    return len(formula) if formula else max((row["rank"] for row in rows), default=-1) + 1
+
+
+def _method(method: Row, rows: Sequence[Row], source: str | None) -> dict[str, Any]:
+    """One entry of the summary, without its speedup."""
+    requests = good_requests(rows, world_of(method, rows), source)
+    measured = [request for request in requests if not request[0]["warmup"]]
+    home = [row for request in measured if (row := _source(request, source))]
+    ok = method["status"] == "ok"
+    formula = method.get("payload_formula")
+    return {
+        **{key: method.get(key) for key in ("method", "label", "options", "status", "error", "failed_host")},
+        "equals_single": bool(method.get("equals_single")),
+        "requests": len(measured),
+        "warmups": len(requests) - len(measured),
+        "latency_s": spread([row["latency_s"] for row in home] if ok else []),
+        "compute_s": _critical(measured, "compute_s"),
+        "code_s": _critical(measured, "code_s"),
+        "exchange_wait_s": _critical(measured, "waited_s"),
+        "scatter_s": median([row["scatter_s"] for row in home]),
+        "gather_s": median([row["gather_s"] for row in home]),
+        "payload_bytes": _per_rank(measured, "sent_bytes", max),
+        "payload_formula": formula,
+        "payload_matches_formula": _matches(requests, formula),
+        "scatter_bytes": _per_rank(measured, "scatter_bytes", max),
+        "gather_bytes": _per_rank(measured, "gather_bytes", max),
+        "wire_bytes": _per_rank(measured, "wire_bytes", _middle),
+        "messages": _per_rank(measured, "messages", max),
+        "peak_memory_bytes": _per_rank(measured, "peak_memory_bytes", max),
+        "speedup_over_single": None,
+        "fidelity": _fidelity([row["fidelity"] for row in home if row.get("fidelity")]),
+    }
+
+
+def _source(request: Request, source: str | None) -> Row | None:
+    """The row of the device where the request entered."""
+    return next((row for row in request if row["host"] == source), None)
+
+
+def _critical(requests: Sequence[Request], key: str) -> float | None:
+    """Median over requests of the largest value over ranks."""
+    return median([max(row[key] for row in request) for request in requests])
+
+
+def _per_rank(requests: Sequence[Request], key: str, one: Callable[[list[int]], int]) -> list[int | None]:
+    """`one` value for each rank out of those of its requests, None where any of them is."""
+    ranks = zip(*([row[key] for row in request] for request in requests), strict=True)
+    return [None if None in values else one(list(values)) for values in ranks]
+
+
+def _middle(values: list[int]) -> int:
+    """Median of byte counts, a whole number."""
+    return round(median(values) or 0)
+
+
+def _matches(requests: Sequence[Request], formula: Sequence[int] | None) -> bool | None:
+    """Whether every good request, warm-up too, sent on every rank what the formula says. None: nothing to compare."""
+    if not requests or formula is None:
+        return None
+    return all([row["sent_bytes"] for row in request] == list(formula) for request in requests)
+
+
+def _fidelity(rows: Sequence[Row]) -> dict[str, float | None]:
+    """The worst over requests, see the head of this file."""
+
+    def over(key: str, worst: Callable[[list[float]], float]) -> float | None:
+        values = [row.get(key) for row in rows]
+        known = [float(value) for value in values if value is not None]
+        return worst(known) if known and len(known) == len(values) else None
+
+    return {
+        "max_abs_error": over("max_abs_error", max),
+        "cosine": over("cosine", min),
+        "top1_agreement": over("top1_agreement", lambda hits: sum(hits) / len(hits)),
+        "kl": over("kl", max),
+    }

@@ -1,0 +1,135 @@
+"""Strict YAML that remembers where everything stood, so that a problem can name its file, line and key.
+
+Stricter than YAML 1.1: a key twice is a problem, and so are anchors; `yes` is text and `010` is text, not true and 8.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from testbed.topology import TopologyError
+
+Place = tuple[str | int, ...]
+_MAX_BYTES = 1_000_000
+_NOTHING = object()
+
+
+class _Loader(yaml.SafeLoader):
+    """Only what a topology needs is more than text: true and false, null, decimal numbers."""
+
+    yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012 - replaces the inherited table of this class
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            mark = self.peek_event().start_mark
+            raise yaml.MarkedYAMLError(problem="anchors and aliases are not allowed: write it out", problem_mark=mark)
+        return super().compose_node(parent, index)
+
+
+for _tag, _pattern, _first in (
+    ("bool", r"true|false", "tf"),
+    ("int", r"-?(?:0|[1-9][0-9]*)", "-0123456789"),
+    ("float", r"-?[0-9]+\.[0-9]*(?:[eE][-+][0-9]+)?", "-0123456789"),
+    ("null", r"~|null|", ["~", "n", ""]),
+):
+    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(f"^(?:{_pattern})$"), list(_first))
+
+
+def dotted(place: Place) -> str:
+    """("links", 2, "rate") -> "links[2].rate"."""
+    text = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in place)
+    return text.removeprefix(".")
+
+
+def _shown(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False, default=str)
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+@dataclass
+class Document:
+    """The plain values of a file, the line of each place in it, and the problems found so far, by line."""
+
+    name: str
+    value: Any = None
+    lines: dict[Place, int] = field(default_factory=dict)
+    found: list[tuple[int, str]] = field(default_factory=list)
+
+    def problem(self, place: Place, allowed: str, value: Any = _NOTHING) -> None:
+        """Note a problem: `file:line key = value: what is allowed`; a place that is not there takes its parent's line."""
+        known = place
+        while known and known not in self.lines:
+            known = known[:-1]
+        line = self.lines.get(known, 1)
+        key = dotted(place)
+        what = key if value is _NOTHING else f"{key} = {_shown(value)}"
+        self.found.append((line, f"{self.name}:{line} {what}: {allowed}" if what else f"{self.name}:{line}: {allowed}"))
+
+    @property
+    def problems(self) -> list[str]:
+        """All lines, in the order of the file."""
+        return [text for _, text in sorted(self.found, key=lambda entry: entry[0])]
+
+
+def _read_mapping(node: yaml.MappingNode, place: Place, document: Document, loader: _Loader) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for key_node, value_node in node.value:
+        line = key_node.start_mark.line + 1
+        if not isinstance(key_node, yaml.ScalarNode):
+            document.lines.setdefault(place, line)
+            document.problem(place, f"line {line} has a key that is not a word")
+            continue
+        key = str(key_node.value)
+        if key in values:
+            first = document.lines[(*place, key)]
+            document.found.append(
+                (line, f"{document.name}:{line} {dotted((*place, key))}: is there twice, first in line {first}")
+            )
+            continue
+        document.lines[(*place, key)] = line
+        values[key] = _read_node(value_node, (*place, key), document, loader)
+    return values
+
+
+def _read_node(node: yaml.Node, place: Place, document: Document, loader: _Loader) -> Any:
+    document.lines.setdefault(place, node.start_mark.line + 1)
+    if isinstance(node, yaml.MappingNode):
+        return _read_mapping(node, place, document, loader)
+    if isinstance(node, yaml.SequenceNode):
+        return [_read_node(item, (*place, index), document, loader) for index, item in enumerate(node.value)]
+    return loader.construct_object(node)
+
+
+def read(path: Path) -> Document:
+    """Read a file whose top is a mapping. Doubled keys end up in `.found`.
+
+    Raises TopologyError, one line, when it cannot be read at all or is not YAML.
+    """
+    document = Document(str(path))
+    try:
+        with path.open("rb") as file:
+            text = file.read(_MAX_BYTES + 1)
+        if len(text) > _MAX_BYTES:
+            raise TopologyError([f"{path}: larger than {_MAX_BYTES} bytes, that is no topology"])
+        loader = _Loader(text)
+        root = loader.get_single_node()
+        if not isinstance(root, yaml.MappingNode):
+            raise TopologyError([f"{path}:1: a topology is a mapping that starts with name, backend, hosts, run"])
+        document.value = _read_node(root, (), document, loader)
+    except OSError as error:
+        raise TopologyError([f"{path}: cannot be read: {error.strerror}"]) from error
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        line = mark.line + 1 if mark else 1
+        raise TopologyError([f"{path}:{line}: not YAML: {error.problem or error.context}"]) from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise TopologyError([f"{path}: not YAML text: {' '.join(str(error).split())}"]) from error
+    except (RecursionError, ValueError) as error:
+        raise TopologyError([f"{path}: not usable YAML: {error}"]) from error
+    return document
