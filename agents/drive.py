@@ -149,7 +149,8 @@ class RequestFailed(DeviceLost):
 def drive(mesh: Mesh, repeats: int, budget_s: float, save: Callable[[list[Row], bool], None]) -> int:
     """One warm-up request, then up to `repeats` within the budget, at least one; each saved before the next begins.
 
-    save(rows, warmup) also gets the rows of a request that failed. Returns how many were measured. Raises RequestFailed.
+    save(rows, warmup) also gets the rows of a request that failed. Returns how many were measured.
+    Raises RequestFailed.
     """
     began = time.monotonic()
     for number in range(1 + repeats):

@@ -22,8 +22,10 @@ def place(method: str, options: Mapping[str, Any], shape: Shape, tokens: int, cl
     whole = {"tokens": Span(0, tokens), "layers": Span(0, shape.layers), "heads": Span(0, shape.heads)}
     shares = []
     for rank, host in enumerate(devices):
-        cut = {} if kind.cuts == "nothing" else {kind.cuts: even_spans(len(whole[kind.cuts]), len(devices))[rank]}
-        shares.append(Share(rank, host, **{**whole, **cut}))
+        mine = dict(whole)
+        if kind.cuts != "nothing":
+            mine[kind.cuts] = even_spans(len(whole[kind.cuts]), len(devices))[rank]
+        shares.append(Share(rank, host, **mine))
     return Plan(method, tuple(shares), dict(options))
 
 

@@ -20,7 +20,7 @@ import torch
 from safetensors.torch import load_file
 
 from runtime import methods
-from runtime.device import Device
+from runtime.device import Device, forget_peak_memory
 from runtime.errors import PeerLost, RuntimeFault
 from runtime.fidelity import fidelity
 from runtime.model import fingerprint
@@ -52,7 +52,9 @@ class DeviceActor:
         torch.set_num_threads(station.threads)
         torch.set_grad_enabled(False)
         handler = logging.FileHandler(station.log)
-        logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s", handlers=[handler], force=True)
+        logging.basicConfig(
+            level=logging.INFO, format="%(asctime)s %(name)s %(message)s", handlers=[handler], force=True
+        )
         self._station = station
         self._device: Device | None = None
         self._mesh: TcpMesh | None = None
@@ -66,6 +68,7 @@ class DeviceActor:
         Raises RuntimeFault for a model or method that cannot be loaded.
         """
         self.stop()
+        forget_peak_memory()
         method = methods.load(plan.method)(folder, plan, rank, extra)
         station = self._station
         self._mesh = TcpMesh(rank, plan.world, station.token, station.addresses, patience_s=station.patience_s)
@@ -85,7 +88,7 @@ class DeviceActor:
             threading.Thread(target=self._serve, args=(self._device, self._rows), daemon=True).start()
 
     def infer(self, request: int, index: int) -> dict[str, Any]:
-        """On the source: run input `index` as request number `request` -> record row with fidelity, or with an error."""
+        """On the source: run input `index` as request number `request` -> row with fidelity, or with an error."""
         assert self._device is not None, "load comes first"
         try:
             result, record = self._device.infer(request, self._requests[f"input.{index}"])
@@ -105,7 +108,7 @@ class DeviceActor:
         self._device = self._mesh = None
 
     def _serve(self, device: Device, rows: queue.Queue[dict[str, Any]]) -> None:
-        """Requests one after another, until the mesh is closed; in its own thread, so that no call has to come first."""
+        """Requests one after another until the mesh is closed; in its own thread, so that no call has to come first."""
         torch.set_grad_enabled(False)  # the switch belongs to the thread
         torch.set_num_threads(self._station.threads)
         for request in count():
@@ -131,6 +134,8 @@ class DeviceActor:
         return row
 
 
-def addresses_of(ports: Sequence[Mapping[str, int]], reach: Sequence[Sequence[str]], rank: int) -> dict[int, tuple[str, int]]:
-    """Where `rank` finds each peer: ports[peer] by address, reach[peer][rank] the address at which rank reaches peer."""
+def addresses_of(
+    ports: Sequence[Mapping[str, int]], reach: Sequence[Sequence[str]], rank: int
+) -> dict[int, tuple[str, int]]:
+    """Where `rank` finds each peer: ports[peer] by address, reach[peer][rank] where rank reaches peer."""
     return {p: (reach[p][rank], ports[p][reach[p][rank]]) for p in range(len(ports)) if p != rank}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import resource
 from collections.abc import Sequence
 from pathlib import Path
 from time import perf_counter
@@ -18,7 +17,7 @@ from runtime.transport import Traffic, Transport
 
 
 class Device:
-    """A method's part and a place in the mesh. The source device runs `infer`, all others `serve`, request by request."""
+    """A method's part and a place in the mesh. The source runs `infer`, all others `serve`, request by request."""
 
     def __init__(self, method: Method, transport: Transport, interfaces: Sequence[str] = ()) -> None:
         self.method, self.transport, self.interfaces = method, transport, tuple(interfaces)
@@ -96,7 +95,7 @@ class Device:
         self.transport.flush()
         now = self._sent_on_wire()
         record.wire_bytes = None if now is None or wire is None else now - wire
-        record.peak_memory_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        record.peak_memory_bytes = peak_memory_bytes()
         return record
 
     def _sent_on_wire(self) -> int | None:
@@ -107,6 +106,17 @@ class Device:
         lines = (line.partition(":") for line in Path("/proc/self/net/dev").read_text().splitlines())
         counters = {name.strip(): rest.split() for name, _, rest in lines}
         return sum(int(counters[name][8]) for name in self.interfaces)
+
+
+def forget_peak_memory() -> None:
+    """Start the kernel's peak of this process anew: it may have held another method's share before."""
+    Path("/proc/self/clear_refs").write_text("5")
+
+
+def peak_memory_bytes() -> int:
+    """The most memory that was resident since then, shared pages of the model file included."""
+    status = Path("/proc/self/status").read_text()
+    return int(status.partition("VmHWM:")[2].split()[0]) * 1024
 
 
 def input_span(method: Method, rank: int) -> Span:
@@ -129,6 +139,6 @@ def holders(method: Method) -> list[int]:
 
 
 def combined(method: Method, rows: list[Tensor]) -> Tensor:
-    """Rows [D] of all holders -> the one row that the head reads: a mean over tokens, or over copies of a class token."""
+    """Rows [D] of all holders -> the row that the head reads: a mean over tokens, or over copies of a class token."""
     divisor = method.plan.tokens if method.model.shape.readout == "mean" else len(rows)
     return torch.stack(rows).sum(0) / divisor

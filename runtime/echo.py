@@ -42,7 +42,7 @@ def _discard(connection: socket.socket, count: int, into: memoryview) -> None:
 
 
 def _receive_stream(connection: socket.socket, into: memoryview) -> tuple[int, float]:
-    """Payload bytes and seconds from the first arrival to the last; what came first started the clock and is not counted.
+    """Payload bytes and seconds from the first arrival to the last; the first starts the clock and is not counted.
 
     Measured by the receiver, so neither the start of the transfer nor what a rate limiter lets go after idle counts.
     """

@@ -158,12 +158,11 @@ class Layer:
         return heads * cos + torch.cat([-high, low], -1) * sin
 
     def __call__(self, x: Tensor, start: int = 0, context: Context = alone, reduce: Reduce = as_is) -> Tensor:
-        """One layer on x [S, D], whose first row has position `start`. Called with x alone it is the whole model's.
-        """
+        """One layer on x [S, D], whose first row has position `start`. Called with x alone it is the whole model's."""
         h = self.attention_input(x)
         context.tell_input(self, h)
         queries, kv = self.heads * self.shape.head_dim, self.kv_heads * self.shape.head_dim
-        q, k, v = self._linear("qkv", h).split([queries, kv, kv], -1)
+        q, k, v = torch.split(self._linear("qkv", h), [queries, kv, kv], -1)
         context.tell_keys_values(self, k, v)
         q = self.rotate(self.split(q), start)
         attended = attend(q, self.part(k, v, start), start, self.shape.causal)

@@ -122,7 +122,7 @@ class Model:
 
 
 def load(folder: Path, layers: Span | None = None, heads: Span | None = None) -> Model:
-    """Load a share of a converted model: these layers (default all) cut to these heads (default all). Raises BadModel."""
+    """Load a share of a converted model: these layers (default all) cut to these heads (all). Raises BadModel."""
     shape = load_shape(folder)
     layers = layers or Span(0, shape.layers)
     try:
@@ -138,7 +138,7 @@ def load(folder: Path, layers: Span | None = None, heads: Span | None = None) ->
 
 
 def _layer_weights(file: safe_open, shape: Shape, index: int, heads: Span | None) -> dict[str, Tensor]:
-    """One layer's tensors: q, k, v joined into one matrix; rows (q, k, v, up, gate) or columns (o, down) cut to heads."""
+    """One layer's tensors: q, k, v joined; rows (q, k, v, up, gate) or columns (o, down) cut to heads."""
     prefix = f"layers.{index}."
     names = [n.removeprefix(prefix) for n in file.keys() if n.startswith(prefix)]  # noqa: SIM118
     cut = _cuts(shape, heads or Span(0, shape.heads))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 
@@ -39,7 +40,7 @@ class Share:
 
 @dataclass(frozen=True)
 class Plan:
-    """A method, its options, and one share per rank. `source` is the rank at which requests enter and results return."""
+    """A method, its options, one share per rank. `source` is the rank at which requests enter and results return."""
 
     method: str
     shares: tuple[Share, ...]
@@ -63,4 +64,4 @@ def even_spans(total: int, parts: int) -> list[Span]:
     bounds = [0]
     for part in range(parts):
         bounds.append(bounds[-1] + short + (part < longer))
-    return [Span(a, b) for a, b in zip(bounds, bounds[1:], strict=False)]
+    return [Span(a, b) for a, b in pairwise(bounds)]

@@ -66,6 +66,6 @@ class Shape:
 
 
 def grid(tokens: int) -> tuple[int, int]:
-    """Rows and columns, as square as `tokens` allows, of the patch grid of an image: 196 -> (14, 14), 512 -> (16, 32)."""
+    """Rows and columns of an image's patch grid, as square as `tokens` allows: 196 -> (14, 14), 512 -> (16, 32)."""
     rows = max(r for r in range(1, int(tokens**0.5) + 1) if tokens % r == 0)
     return rows, tokens // rows

@@ -1,4 +1,4 @@
-"""Is a topology file sound, and what does it imply? Needs no root and starts nothing. `python -m testbed.check FILE`."""
+"""Is a topology file sound, and what does it imply? Needs no root, starts nothing: `python -m testbed.check FILE`."""
 
 from __future__ import annotations
 
@@ -71,18 +71,7 @@ def _run(topology: Topology, shape: Shape) -> str:
     )
 
 
-def main() -> int:
-    """`python -m testbed.check FILE`: the drawing on stdout, or every problem on stderr and status 2."""
-    if len(sys.argv) != 2 or sys.argv[1] in ("-h", "--help"):
-        sys.stderr.write("usage: python -m testbed.check FILE\n")
-        return 2
-    try:
-        sys.stdout.write(check(sys.argv[1]) + "\n")
-    except TopologyError as error:
-        sys.stderr.write("\n".join(error.problems) + "\n")
-        return 2
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    from testbed.cli import main
+
+    main(["check", *sys.argv[1:]])

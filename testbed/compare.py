@@ -20,13 +20,16 @@ from testbed.summary import summary
 def compare(folders: Sequence[Path], console: Console) -> None:
     """Print a run's report, or for several one row per method and run. Raises StoreError."""
     runs = [store.load(folder) for folder in folders]
-    summaries = [run.summary or summary(run) for run in runs]
+    summaries = [summary(run) for run in runs]
     if len(runs) == 1:
-        facts = runs[0].manifest.get("facts") or {}
+        facts = (runs[0].summary or {}).get("facts") or runs[0].manifest.get("facts") or {}
         report.render(summaries[0], runs[0].links, notes(summaries[0], runs[0], facts), console)
         return
-    for letter, run in zip(_letters(), runs, strict=False):
-        console.print(Text(f"{letter}  {run.topology['name']}  {run.manifest.get('started_utc')}  {run.path}"))
+    for letter, run, one in zip(_letters(), runs, summaries, strict=False):
+        weights = "untrained (random) weights" if one["untrained"] else f"{run.topology['run'].get('weights')} weights"
+        console.print(
+            Text(f"{letter}  {run.topology['name']}, {weights}, {run.manifest.get('started_utc')}, {run.path}")
+        )
     console.print(_methods(summaries))
     console.print(Text("x: how many times as fast as A", "dim"))
     for line in differences(runs):
@@ -46,8 +49,8 @@ def differences(runs: Sequence[RunData]) -> list[str]:
 
 def _methods(summaries: Sequence[Mapping[str, Any]]) -> Table:
     """Rows grouped by method, in the order in which methods first appear."""
-    table = report.open_table("method", "run", "latency\n[95 % interval]", "x", "compute", "waiting")
-    table.add_column("sent per\ndevice", justify="right")
+    table = report.open_table("method", "run", "latency\n95 % interval", "x", "compute", "waiting")
+    table.add_column("sent by\ndevice", justify="right")
     table.add_column("fidelity")
     by_label = [{method["label"]: method for method in one["methods"]} for one in summaries]
     for label in dict.fromkeys(label for one in by_label for label in one):

@@ -27,8 +27,8 @@ class Door(BaseModel):
 class HostDoor(Door):
     """hosts.NAME and defaults.host."""
 
-    cpu: float | None = Field(None, gt=0, le=4096, description="cores, e.g. 0.4")
-    memory: Size | None = Field(None, gt=0, description='e.g. "2 GiB"')
+    cpu: float | None = Field(default=None, gt=0, le=4096, description="cores, e.g. 0.4")
+    memory: Size | None = Field(default=None, gt=0, description='e.g. "2 GiB"')
 
 
 class LinkDoor(Door):
@@ -38,7 +38,7 @@ class LinkDoor(Door):
     delay: Duration | None = None
     jitter: Duration | None = None
     loss: Fraction | None = None
-    queue: Size | None = Field(None, ge=MIN_QUEUE_BYTES, description='bytes, one frame or more, e.g. "64 KiB"')
+    queue: Size | None = Field(default=None, ge=MIN_QUEUE_BYTES, description='bytes, one frame or more, e.g. "64 KiB"')
 
 
 class CableDoor(LinkDoor):
@@ -61,12 +61,12 @@ class RunDoor(Door):
     source: str | None = None
     model: str = Field(min_length=1, description="a model, e.g. vit-base, or a folder or hub id of a checkpoint")
     weights: Literal["random", "pretrained"] = "random"
-    seed: int = Field(0, ge=0, lt=2**63)
+    seed: int = Field(default=0, ge=0, lt=2**63)
     tokens: int = Field(ge=1, le=10**7, description="how many the input has, e.g. 196")
-    inputs: str = Field("sample", min_length=1, description="sample, a folder of images or a text file")
+    inputs: str = Field(default="sample", min_length=1, description="sample, a folder of images or a text file")
     methods: list[Any] = Field(default_factory=lambda: ["single"], min_length=1, description="e.g. [single, sequence]")
-    repeats: int = Field(10, ge=1, le=10**6)
-    budget: Duration = Field(60.0, gt=0, description='e.g. "60 s"')
+    repeats: int = Field(default=10, ge=1, le=10**6)
+    budget: Duration = Field(default=60.0, gt=0, description='e.g. "60 s"')
 
 
 class HeadDoor(Door):
@@ -81,10 +81,10 @@ class HeadDoor(Door):
 D = TypeVar("D", bound=Door)
 _SAID = {
     "missing": "is missing",
-    "greater_than": "must be above {gt}",
-    "greater_than_equal": "must be at least {ge}",
-    "less_than_equal": "must be at most {le}",
-    "less_than": "must be below {lt}",
+    "greater_than": "must be above {gt:g}",
+    "greater_than_equal": "must be at least {ge:g}",
+    "less_than_equal": "must be at most {le:g}",
+    "less_than": "must be below {lt:g}",
     "literal_error": "choose {expected}",
     "value_error": "{error}",
     "int_type": "give a whole number",
@@ -127,4 +127,4 @@ def _note(door: type[Door], detail: ErrorDetails, place: Place, document: Docume
     if kind == "missing":
         document.problem(where, text)
     else:
-        document.problem(where, text, detail["input"])
+        document.problem(where, text, document.at(where, detail["input"]))

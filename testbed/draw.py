@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from itertools import combinations
 
 from testbed.paths import links_at, path
-from testbed.topology import Host, Link, Switch, Topology
+from testbed.topology import Host, Link, Topology
 from testbed.units import show_duration, show_fraction, show_rate, show_size
 
 TCP_SHARE = 1448 / 1538  # of a link's rate: payload of a full segment by the bytes that it takes on the line
@@ -60,19 +60,16 @@ def _trees(topology: Topology) -> list[list[str]]:
 def _branch(topology: Topology, switch: str, above: Link | None, indent: str, out: tuple[list[str], set[str]]) -> None:
     lines, drawn = out
     drawn.add(switch)
-    nodes: dict[str, Host | Switch] = {node.name: node for node in (*topology.hosts, *topology.switches)}
+    hosts = {host.name: _host(host) for host in topology.hosts}
+    switches = {other.name: f"{other.name} ({other.kind})" for other in topology.switches}
     below = [link for link in links_at(topology)[switch] if link is not above]
-    names = {link: _name(nodes[link.other(switch)]) for link in below}
+    names = {link: (hosts | switches)[link.other(switch)] for link in below}
     width = max((len(name) for name in names.values()), default=0)
     for link in below:
         last = link is below[-1]
         lines.append(f"{indent}{'└─' if last else '├─'} {names[link]:<{width}}  {_link(link)}")
-        if isinstance(nodes[link.other(switch)], Switch):
+        if link.other(switch) in switches:
             _branch(topology, link.other(switch), link, indent + ("   " if last else "│  "), out)
-
-
-def _name(node: Host | Switch) -> str:
-    return _host(node) if isinstance(node, Host) else f"{node.name} ({node.kind})"
 
 
 def _cables(topology: Topology) -> list[str]:

@@ -24,7 +24,7 @@ TEXTS: dict[str, tuple[str, str, str]] = {
         "times, bytes and errors against single hold; for an accuracy of anything use weights: pretrained",
     ),
     "shared-cores": (
-        "{devices} devices share {cores} cores",
+        "{devices} devices share {cores}",
         "{cause}",
         "read compute and waiting together; give each host a cpu share that fits, or use a machine with more cores",
     ),
@@ -153,7 +153,7 @@ def _shared_cores(_summary: Mapping[str, Any], run: RunData, _facts: Facts) -> I
         cause = f"their CPU shares ({sum(shares):.3g} cores in all) fit, but two may still want the same core at once"
     else:
         cause = "they take turns, so that compute holds waiting for a core, and speedups are smaller than on boards"
-    yield {"devices": len(hosts), "cores": cores, "cause": cause}
+    yield {"devices": len(hosts), "cores": f"{cores} core{'s' * (cores > 1)}", "cause": cause}
 
 
 def _cpu_share(_summary: Mapping[str, Any], run: RunData, facts: Facts) -> Iterator[dict[str, Any]]:

@@ -46,7 +46,8 @@ class Path:
 
 def links_at(topology: Topology) -> dict[str, list[Link]]:
     """Links of every node, in the order of the file."""
-    found: dict[str, list[Link]] = {node.name: [] for node in (*topology.hosts, *topology.switches)}
+    names = [host.name for host in topology.hosts] + [switch.name for switch in topology.switches]
+    found: dict[str, list[Link]] = {name: [] for name in names}
     for link in topology.links:
         found[link.a].append(link)
         found[link.b].append(link)

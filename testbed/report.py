@@ -6,11 +6,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from textwrap import fill
 from typing import Any
 
 from rich import box
 from rich.console import Console
-from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
@@ -27,18 +27,22 @@ def render(
     if summary["untrained"]:
         console.print(Text("Untrained (random) weights: times and bytes hold, results mean nothing.", "bold yellow"))
     if links:
-        console.print(links_table(links))
+        render_links(links, console)
+        console.print()
     console.print(methods_table(summary["methods"]))
     for line in reasons(summary["methods"]):
         console.print(Text(line, "red"))
-    render_notes(notes, console)
+    if notes:
+        console.print()
+        render_notes(notes, console)
 
 
 def methods_table(methods: Sequence[Mapping[str, Any]]) -> Table:
     """One row per method; a failed or skipped one says so in place of a latency, see `reasons`."""
-    table = open_table("method", "latency\n[95 % interval]", "compute", "waiting", "sent per\ndevice", "on\nwire")
-    table.add_column("against\nsingle", justify="right")
-    table.add_column("fidelity")
+    table = open_table(
+        "method", "latency\n95 % interval", "compute", "waiting", "sent by\ndevice", "on\nwire", "vs\nsingle"
+    )
+    table.add_column("fidelity", no_wrap=True)
     for method in methods:
         if method["status"] == "ok":
             table.add_row(*_cells(method))
@@ -54,26 +58,39 @@ def reasons(methods: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def links_table(links: Sequence[Mapping[str, Any]]) -> Table:
-    """One row per direction of a link: every quantity as measured, of what was declared, and the verdict."""
-    names = [name for name in dict.fromkeys(key for row in links for key in row.get("measured") or {})]
+    """One row per probe of a link, below what the declared rate makes due; what is due is not repeated."""
+    flat = [(row, _flat(row.get("expected") or row.get("declared")), _flat(row.get("measured"))) for row in links]
+    names = list(dict.fromkeys(name for _, due, _ in flat for name in due if due[name] is not None))
+    names = [name for name in names if any(name in measured for _, _, measured in flat)]
     table = open_table("link", *(_title(name) for name in names))
     table.add_column("verdict")
-    for row in links:
-        declared, measured = row.get("declared") or {}, row.get("measured") or {}
-        cells = [_against(name, measured.get(name), declared.get(name)) for name in names]
-        good = row.get("verdict") == "ok"
-        verdict = Text(str(row.get("verdict")), "green" if good else "bold red")
-        if not good and row.get("why"):
-            verdict.append(f": {row['why']}")
-        table.add_row(f"{row['from']} > {row['to']}", *cells, verdict)
+    shown: dict[str, Any] | None = None
+    for row, due, measured in flat:
+        rate = (row.get("declared") or {}).get("rate_bit_s")
+        if due != shown:
+            words = "due" if rate is None else f"due, {show_rate(_digits(rate))}"
+            table.add_row(words, *(_quantity(name, due.get(name)) for name in names), style="dim")
+            shown = due
+        verdict = Text(str(row.get("verdict")), "green" if row.get("verdict") == "ok" else "bold red")
+        link = f"{row['from']} > {row['to']}" + (" again" if row.get("attempt", 1) > 1 else "")
+        table.add_row(link, *(_quantity(name, measured.get(name)) for name in names), verdict)
     return table
 
 
+def render_links(links: Sequence[Mapping[str, Any]], console: Console) -> None:
+    """Print the table of links and a line for each that is not as declared."""
+    console.print(links_table(links))
+    for row in links:
+        if row.get("verdict") != "ok":
+            console.print(Text(f"{row['from']} > {row['to']} {row.get('verdict')}: {row.get('why')}", "red"))
+
+
 def render_notes(notes: Sequence[Note], console: Console) -> None:
-    """Print each note as three lines."""
+    """Print each note as what was seen, and indented its likely cause and what to do."""
     for note in notes:
         console.print(Text.assemble(("Note: ", "bold yellow"), note.seen))
-        console.print(Padding(Text(f"likely cause: {note.cause}\nwhat to do: {note.advice}"), (0, 0, 0, 6)))
+        for line in (f"likely cause: {note.cause}", f"what to do: {note.advice}"):
+            console.print(Text(fill(line, console.width - 1, initial_indent="      ", subsequent_indent="        ")))
 
 
 def duration(seconds: float | None) -> str:
@@ -92,11 +109,25 @@ def size(size_bytes: float | None) -> str:
 
 
 def latency(method: Mapping[str, Any]) -> str:
-    """Median, number of requests, and the interval below."""
-    spread = method["latency_s"]
-    low, high = spread["ci95"]
-    first = f"{duration(spread['median'])} n={method['requests']}"
-    return first if low is None else f"{first}\n[{duration(low)}, {duration(high)}]"
+    """Median and number of requests, below them the interval: "61.5 ms n=10" over "61.2-61.9 ms"."""
+    middle, (low, high) = method["latency_s"]["median"], method["latency_s"]["ci95"]
+    first = f"{duration(middle)} n={method['requests']}"
+    if low is None:
+        return first
+    unit = duration(high).split()[1]
+    scale = {"s": 1, "ms": 1e3, "us": 1e6, "ns": 1e9}[unit]
+    return f"{first}\n{_digits(low * scale):g}-{_digits(high * scale):g} {unit}"
+
+
+def against(speedup: float | None) -> str:
+    """How many times as fast: "3.41x", "0.06x"."""
+    return NONE if speedup is None else f"{speedup:.2f}x" if speedup < 10 else f"{_digits(speedup):g}x"
+
+
+def error(value: float) -> str:
+    """1.23e-06 -> "1.2e-6"."""
+    digits, power = f"{value:.1e}".split("e")
+    return f"{digits}e{int(power)}" if value else "0"
 
 
 def fidelity(method: Mapping[str, Any]) -> str:
@@ -105,20 +136,24 @@ def fidelity(method: Mapping[str, Any]) -> str:
     if found["max_abs_error"] is None:
         return "not finite" if method["requests"] else NONE
     if method["equals_single"]:
-        return f"err {found['max_abs_error']:.1e}"
+        return f"err {error(found['max_abs_error'])}"
     words = [] if found["cosine"] is None else [f"cos {found['cosine']:.4f}"]
     if found["top1_agreement"] is not None:
         words.append(f"top-1 {found['top1_agreement']:.0%}")
     elif found["kl"] is not None:
         words.append(f"KL {found['kl']:.2g}")
-    return "\n".join(words) or f"err {found['max_abs_error']:.1e}"
+    return "\n".join(words) or f"err {error(found['max_abs_error'])}"
 
 
 def _cells(method: Mapping[str, Any]) -> list[str]:
     """A row of a good method."""
-    speedup = method["speedup_over_single"]
-    against = NONE if speedup is None else f"{_digits(speedup):g}x"
-    return [method["label"], latency(method), *costs(method), against, fidelity(method)]
+    return [
+        method["label"],
+        latency(method),
+        *costs(method),
+        against(method["speedup_over_single"]),
+        fidelity(method),
+    ]
 
 
 def costs(method: Mapping[str, Any]) -> list[str]:
@@ -146,17 +181,27 @@ def _digits(value: float) -> float:
     return float(f"{value:.3g}")
 
 
+def _flat(values: Mapping[str, Any] | None) -> dict[str, Any]:
+    """{"rtt_s": 1, "message_s": {"1000": 2}} -> {"rtt_s": 1, "message_s 1000": 2}."""
+    flat: dict[str, Any] = {}
+    for key, value in (values or {}).items():
+        flat |= {f"{key} {k}": v for k, v in value.items()} if isinstance(value, Mapping) else {key: value}
+    return flat
+
+
 def _title(name: str) -> str:
-    """ "rate_bit_s" -> "rate": the cells carry the unit."""
+    """Column of links.json: "rtt_s" -> "rtt", "message_s 64000" -> "64 kB"; the cells carry the unit."""
+    key, _, number = name.partition(" ")
+    if number.isdecimal():
+        return size(int(number))
     for unit in ("_bit_s", "_bytes", "_s"):
-        name = name.removesuffix(unit)
-    return name.replace("_", " ")
+        key = key.removesuffix(unit)
+    return f"{key.replace('_', ' ')} {number}".strip()
 
 
 def _quantity(name: str, value: Any) -> str:
     """A number of links.json in the unit that its name says."""
-    if isinstance(value, Mapping):
-        return ", ".join(f"{key} {_quantity(name, item)}" for key, item in value.items())
+    name = name.partition(" ")[0]
     if isinstance(value, bool) or not isinstance(value, int | float):
         return NONE if value is None else str(value)
     if name.endswith("_bit_s"):
@@ -166,9 +211,3 @@ def _quantity(name: str, value: Any) -> str:
     if name.endswith("_s"):
         return duration(value)
     return show_fraction(_digits(value)) if name == "loss" else f"{_digits(value):g}"
-
-
-def _against(name: str, measured: Any, declared: Any) -> str:
-    """ "9.4 Mbit/s of 10 Mbit/s"."""
-    words = _quantity(name, measured)
-    return words if declared is None else f"{words}\nof {_quantity(name, declared)}"

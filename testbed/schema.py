@@ -154,8 +154,9 @@ def _check_wiring(document: Document, hosts: list[Host], switches: list[Switch])
             cables.append((place, ends[0], ends[2]))
     whole = len(cables) == len(entries)
     names = [host.name for host in hosts]
+    written = {place: f"{a} - {b}" for place, a, b in cables}
     for place, text in wiring.problems(names, [switch.name for switch in switches], cables, whole):
-        document.problem(place, text)
+        document.problem(place, text, *([written[place]] if place in written else []))
 
 
 def _refuse_network(document: Document) -> None:
@@ -182,7 +183,9 @@ def _run(document: Document, hosts: list[Host]) -> RunSpec | None:
     names = [host.name for host in hosts]
     source = entry.get("source")
     if isinstance(source, str) and source not in names:
-        document.problem(("run", "source"), f"is no host; {wiring.nearest(source, names)}hosts: {', '.join(names)}", source)
+        document.problem(
+            ("run", "source"), f"is no host; {wiring.nearest(source, names)}hosts: {', '.join(names)}", source
+        )
     given = entry.get("methods", ["single"])
     methods = read_methods(document, given) if isinstance(given, list) else []
     if door is None or not names:

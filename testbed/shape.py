@@ -1,4 +1,8 @@
-"""A declared link becomes `tc` commands. Pure: nothing here runs anything, see `docs/network.md` for what was measured."""
+"""A declared link becomes `tc` commands; `docs/network.md` has the measurements behind every choice made here.
+
+Each direction is shaped once, at the interface that sends it, as a network card does. Nothing here runs anything except
+`choose`, which asks the kernel what it can do.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +10,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from testbed.topology import Link
+from testbed.units import show_rate, show_size
 
 LINE_OVERHEAD_BYTES = 24  # preamble 8, check sequence 4, gap 12: on the line, but not in what the kernel calls a packet
 FRAME_BYTES = 1514  # 1500 bytes of IP and the 14 bytes of Ethernet header
 LOWEST_RATE_BIT_S = 64e3
-HIGHEST_RATE_BIT_S = 200e6
+HIGHEST_RATE_BIT_S = 200e6  # one flow is true to 500 Mbit/s, but four hosts at once are not: see docs/network.md
+_LEAST_BURST_BYTES = 1600  # a full frame on the line, 1538, and room for the kernel's rounding; less drops it
+
+
+class NoShaper(Exception):
+    """This kernel has no queue discipline that limits a rate."""
 
 
 @dataclass(frozen=True)
@@ -32,38 +42,65 @@ class Command:
     argv: tuple[str, ...]
 
 
-def burst_bytes(rate_bit_s: float) -> int:
-    """Bytes that may pass at once after idle: one full frame, or 0.2 ms of the rate where that is more."""
-    return max(FRAME_BYTES + LINE_OVERHEAD_BYTES + 62, int(rate_bit_s * 0.2e-3 / 8))
+def free_bytes(rate_bit_s: float, shaper: str) -> float:
+    """Bytes on the line that pass at once after idle: none with netem, one frame or 0.2 ms of the rate with tbf."""
+    if shaper == "netem":
+        return 0.0
+    return max(float(_LEAST_BURST_BYTES), float(int(rate_bit_s * 0.2e-3 / 8)))
 
 
-def _tbf(port: Port) -> list[Command]:
-    link = port.link
-    shape = ("rate", f"{round(link.rate_bit_s)}bit", "burst", str(burst_bytes(link.rate_bit_s)))
-    queue = ("limit", str(link.queue_bytes), "overhead", str(LINE_OVERHEAD_BYTES))
-    return [Command(port.host, ("tc", "qdisc", "replace", "dev", port.interface, "root", "tbf", *shape, *queue))]
+def _tbf(link: Link) -> tuple[str, ...]:
+    burst = str(int(free_bytes(link.rate_bit_s, "tbf")))
+    rate = ("rate", f"{round(link.rate_bit_s)}bit", "overhead", str(LINE_OVERHEAD_BYTES))
+    return ("tbf", *rate, "burst", burst, "limit", str(link.queue_bytes))
 
 
-def _netem(port: Port) -> list[Command]:
-    link = port.link
-    packets = max(1, link.queue_bytes // FRAME_BYTES)
-    shape = ("rate", f"{round(link.rate_bit_s)}bit", str(LINE_OVERHEAD_BYTES), "limit", str(packets))
-    return [Command(port.host, ("tc", "qdisc", "replace", "dev", port.interface, "root", "netem", *shape))]
+def _netem(link: Link) -> tuple[str, ...]:
+    # netem counts its queue in packets. Its default of 1000 would be a queue of 1.2 s at 10 Mbit/s.
+    packets = str(max(2, link.queue_bytes // FRAME_BYTES))
+    return ("netem", "rate", f"{round(link.rate_bit_s)}bit", str(LINE_OVERHEAD_BYTES), "limit", packets)
 
 
-SHAPERS: dict[str, Callable[[Port], list[Command]]] = {"tbf": _tbf, "netem": _netem}
+SHAPERS: dict[str, Callable[[Link], tuple[str, ...]]] = {"tbf": _tbf, "netem": _netem}
 
 
 def commands(ports: Sequence[Port], shaper: str) -> list[Command]:
     """Commands, in order, that give every port its declared rate and queue. Raises KeyError on an unknown shaper."""
-    found: list[Command] = []
+    found = []
     for port in ports:
         # A TCP superpacket of 64 kB counts as one packet: it would pass an idle link whole, in no time at all.
         found.append(Command(port.host, ("ip", "link", "set", "dev", port.interface, "gso_max_segs", "1")))
-        found += SHAPERS[shaper](port)
+        queue = SHAPERS[shaper](port.link)
+        found.append(Command(port.host, ("tc", "qdisc", "replace", "dev", port.interface, "root", *queue)))
     return found
 
 
+def refusal(link: Link, shaper: str) -> str | None:
+    """Why `shaper` cannot make this link what it declares, with what is allowed; None when it can."""
+    for quantity, value in (("delay", link.delay_s), ("jitter", link.jitter_s), ("loss", link.loss)):
+        if value > 0:
+            return (
+                f"{quantity}: links have a rate and a queue only so far ({shaper} shapes the rate); leave it out"
+            )
+    if not LOWEST_RATE_BIT_S <= link.rate_bit_s <= HIGHEST_RATE_BIT_S:
+        bounds = f"{show_rate(LOWEST_RATE_BIT_S)} to {show_rate(HIGHEST_RATE_BIT_S)}"
+        return f"rate {show_rate(link.rate_bit_s)}: {shaper} is true to its rate from {bounds}"
+    least = 2 * FRAME_BYTES
+    if link.queue_bytes < least:
+        return f"queue {show_size(link.queue_bytes)}: must hold two full frames, {show_size(least)}"
+    return None
+
+
+def choose() -> str:
+    """The best shaper of this kernel, found by trying: "netem" (no credit after idle), else "tbf". Raises NoShaper."""
+    from testbed.abilities import qdisc_works
+
+    for shaper in ("netem", "tbf"):
+        if qdisc_works(shaper):
+            return shaper
+    raise NoShaper("this kernel has neither netem nor tbf: no rate can be emulated (Ubuntu: linux-modules-extra-...)")
+
+
 def created_interfaces(found: Sequence[Command]) -> list[str]:
-    """Names of the interfaces that these commands create in the root namespace, for the ledger. None at present."""
+    """Interfaces that these commands create in the root namespace, for the ledger of what to remove. None now."""
     return [c.argv[4] for c in found if c.host is None and c.argv[:4] == ("ip", "link", "add", "dev")]

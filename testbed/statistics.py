@@ -25,7 +25,7 @@ def interval(values: Sequence[float]) -> list[float | None]:
     """
     if len(values) < INTERVAL_NEEDS:
         return [None, None]
-    data = np.asarray(values, dtype=np.float64)
+    data = np.sort(np.asarray(values, dtype=np.float64))
     picks = np.random.default_rng(0).integers(0, len(data), size=(RESAMPLES, len(data)))
     low, high = np.percentile(np.median(data[picks], axis=1), [2.5, 97.5])
     return [float(low), float(high)]

@@ -14,7 +14,7 @@ Problem = tuple[Place, str]
 
 def nearest(word: str, allowed: Iterable[str]) -> str:
     """`did you mean "x"? ` when one of `allowed` is close, else nothing."""
-    close = get_close_matches(word, list(allowed), 1, 0.6)
+    close = get_close_matches(word, list(allowed), 1, 0.5)
     return f'did you mean "{close[0]}"? ' if close else ""
 
 
@@ -91,7 +91,9 @@ def _host_problems(
             if host in segments and switch in switches:
                 segment = groups.of(switch)
                 if segment in segments[host]:
-                    found.append((place, f"{host} is on the network of {switch} already, one link per host and network"))
+                    found.append(
+                        (place, f"{host} is on the network of {switch} already, one link per host and network")
+                    )
                 segments[host].add(segment)
     for a, b in combinations(hosts, 2):
         if frozenset((a, b)) not in direct and not segments[a] & segments[b]:

@@ -27,7 +27,7 @@ class _Loader(yaml.SafeLoader):
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         if self.check_event(yaml.AliasEvent):
-            mark = self.peek_event().start_mark
+            mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
             raise yaml.MarkedYAMLError(problem="anchors and aliases are not allowed: write it out", problem_mark=mark)
         return super().compose_node(parent, index)
 
@@ -39,6 +39,9 @@ for _tag, _pattern, _first in (
     ("null", r"~|null|", ["~", "n", ""]),
 ):
     _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(f"^(?:{_pattern})$"), list(_first))
+
+
+_TAGS = {f"tag:yaml.org,2002:{kind}" for kind in ("map", "seq", "str", "bool", "int", "float", "null")}
 
 
 def dotted(place: Place) -> str:
@@ -61,15 +64,29 @@ class Document:
     lines: dict[Place, int] = field(default_factory=dict)
     found: list[tuple[int, str]] = field(default_factory=list)
 
-    def problem(self, place: Place, allowed: str, value: Any = _NOTHING) -> None:
-        """Note a problem: `file:line key = value: what is allowed`; a place that is not there takes its parent's line."""
+    def problem(self, place: Place, allowed: str, value: Any = _NOTHING, line: int | None = None) -> None:
+        """Note `file:line key = value: what is allowed`; a place that is not there takes its parent's line."""
         known = place
         while known and known not in self.lines:
             known = known[:-1]
-        line = self.lines.get(known, 1)
+        line = line or self.lines.get(known, 1)
         key = dotted(place)
         what = key if value is _NOTHING else f"{key} = {_shown(value)}"
-        self.found.append((line, f"{self.name}:{line} {what}: {allowed}" if what else f"{self.name}:{line}: {allowed}"))
+        text = f"{self.name}:{line} {what}: {allowed}" if what else f"{self.name}:{line}: {allowed}"
+        # What the file says may hold anything: a line break or a terminal's control codes stay visible, on one line.
+        self.found.append((line, "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text)))
+
+    def at(self, place: Place, otherwise: Any) -> Any:
+        """What the file has at a place, as it was written, or `otherwise`."""
+        value = self.value
+        for part in place:
+            if isinstance(value, dict) and part in value:
+                value = value[part]
+            elif isinstance(value, list) and isinstance(part, int) and part < len(value):
+                value = value[part]
+            else:
+                return otherwise
+        return value
 
     @property
     def problems(self) -> list[str]:
@@ -82,15 +99,12 @@ def _read_mapping(node: yaml.MappingNode, place: Place, document: Document, load
     for key_node, value_node in node.value:
         line = key_node.start_mark.line + 1
         if not isinstance(key_node, yaml.ScalarNode):
-            document.lines.setdefault(place, line)
-            document.problem(place, f"line {line} has a key that is not a word")
+            document.problem(place, "a key must be a word", line=line)
             continue
         key = str(key_node.value)
         if key in values:
             first = document.lines[(*place, key)]
-            document.found.append(
-                (line, f"{document.name}:{line} {dotted((*place, key))}: is there twice, first in line {first}")
-            )
+            document.problem((*place, key), f"is there twice, first in line {first}", line=line)
             continue
         document.lines[(*place, key)] = line
         values[key] = _read_node(value_node, (*place, key), document, loader)
@@ -99,6 +113,9 @@ def _read_mapping(node: yaml.MappingNode, place: Place, document: Document, load
 
 def _read_node(node: yaml.Node, place: Place, document: Document, loader: _Loader) -> Any:
     document.lines.setdefault(place, node.start_mark.line + 1)
+    if node.tag not in _TAGS:
+        document.problem(place, f"the tag {node.tag} is not allowed")
+        return None
     if isinstance(node, yaml.MappingNode):
         return _read_mapping(node, place, document, loader)
     if isinstance(node, yaml.SequenceNode):

@@ -40,7 +40,7 @@ def tcp_mesh(world: int) -> list[Transport]:
     peers = {each.rank: ("127.0.0.1", each.ports["127.0.0.1"]) for each in mesh}
     with ThreadPoolExecutor(world) as threads:
         list(threads.map(lambda each: each.join(peers), mesh))
-    return list(mesh)
+    return [*mesh]
 
 
 @pytest.fixture(params=["loopback", "tcp"])
@@ -58,7 +58,7 @@ def meshes(request: pytest.FixtureRequest) -> Iterator[Meshes]:
 
 
 def part(rank: int, *shape: int) -> torch.Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(rank))
+    return torch.randn(shape, generator=torch.Generator().manual_seed(rank))
 
 
 @pytest.mark.parametrize("world", [1, 2, 3, 8])
@@ -108,7 +108,7 @@ def test_even_all_reduce_sends_the_textbook_bytes(world: int) -> None:
 def test_ranks_that_reduce_different_shapes_are_told(meshes: Meshes) -> None:
     mesh = meshes(2)
     # chunks of 2+1 against 1+1 elements: the 1 would be broadcast into the 2
-    with pytest.raises((BadFrame, PeerLost), match="same shape|closed"):
+    with pytest.raises((BadFrame, PeerLost), match=r"same shape|closed"):
         everywhere(mesh, lambda transport: Exchange(transport, 0).all_reduce(0, torch.ones(3 - transport.rank)))
 
 

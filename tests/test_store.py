@@ -57,12 +57,12 @@ def test_a_record_is_readable_before_the_next_one_starts(tmp_path: Path) -> None
 
 def test_a_run_killed_without_a_word_keeps_every_record_it_appended(tmp_path: Path) -> None:
     program = (
-        "import os, pathlib, sys; from tests.test_store import row; from testbed.store import RunFolder\n"
+        "import os, pathlib, sys; from testbed.store import RunFolder\n"
         "folder = RunFolder.create('tiny', pathlib.Path(sys.argv[1]))\n"
-        "folder.append_record(row(0)); folder.append_record(row(1)); os.kill(os.getpid(), 9)"
+        "folder.append_record({'request': 0}); folder.append_record({'request': 1}); os.kill(os.getpid(), 9)"
     )
-    root = Path(__file__).parent.parent
-    subprocess.run([sys.executable, "-c", program, str(tmp_path / "out")], cwd=root, check=False)
+    ended = subprocess.run([sys.executable, "-c", program, str(tmp_path / "out")], check=False)
+    assert ended.returncode == -9
     lines = (tmp_path / "out" / "records.jsonl").read_text().splitlines()
     assert [json.loads(line)["request"] for line in lines] == [0, 1]
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import importlib
 import os
 import re
-import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -60,7 +59,8 @@ def convert(model: str, weights: str, seed: int, folder: Path) -> Shape:
         tensors = family.tensors(_foreign(family, config, source, seed), source.folder)
         if bad := next((name for name, t in tensors.items() if not bool(t.isfinite().all())), None):
             raise BadModel(f"{bad} holds values that are not finite")
-        _write(folder, shape, tensors, source)
+        tokenizer = _tokenizer(source.folder)
+    _write(folder, shape, tensors, tokenizer)
     return shape
 
 
@@ -95,12 +95,14 @@ def _foreign(family: Any, config: Any, source: Source, seed: int) -> Any:
             torch.manual_seed(seed)
             return kind(config).float().eval()
     model, report = kind.from_pretrained(
-        source.folder, config=config, dtype=torch.float32, local_files_only=True, output_loading_info=True
-    )
-    missing = [name for name in report["missing_keys"] if not name.startswith(family.UNREAD)]
-    # transformers would fill them with random numbers, and leave out what it has no place for
-    if missing:
+        source.folder, config=config, dtype=torch.float32, local_files_only=True,
+        output_loading_info=True, ignore_mismatched_sizes=True,
+    )  # fmt: skip
+    # transformers fills with random numbers what is missing or of another size, and leaves out what it has no place for
+    if missing := [name for name in report["missing_keys"] if not name.startswith(family.UNREAD)]:
         raise BadModel(f"weights are missing: {_some(missing)}")
+    if odd := [entry[0] for entry in report["mismatched_keys"]]:
+        raise BadModel(f"weights have other sizes than config.json says: {_some(odd)}")
     if surplus := [name for name in report["unexpected_keys"] if _OF_A_LAYER.search(name)]:
         raise BadModel(f"weights do not belong to this configuration: {_some(surplus)}")
     return model.eval()
@@ -111,41 +113,43 @@ def _some(names: list[str]) -> str:
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
-def _write(folder: Path, shape: Shape, tensors: dict[str, Any], source: Source) -> None:
+def _tokenizer(folder: Path | None) -> str | None:
+    """The checkpoint's tokenizer, if it has one, as the text of a tokenizer.json."""
+    if folder is None:
+        return None
+    if (folder / TOKENIZER).exists():
+        return (folder / TOKENIZER).read_text(encoding="utf-8")
+    if not any((folder / name).exists() for name in _VOCABULARIES):
+        return None
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    if getattr(tokenizer, "backend_tokenizer", None) is None:
+        raise BadModel(f"its tokenizer cannot be turned into {TOKENIZER}: save it with transformers as a fast one")
+    return str(tokenizer.backend_tokenizer.to_str())
+
+
+def _write(folder: Path, shape: Shape, tensors: dict[str, Any], tokenizer: str | None) -> None:
     """Write beside `folder` and rename, so that a folder that exists is complete."""
-    from runtime.model import SHAPE, save
+    from safetensors import SafetensorError
+
+    from runtime.model import SHAPE, WEIGHTS, save
 
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    except OSError as error:
-        raise BadModel(f"no place for the converted model ({error})") from None
-    try:
-        scratch.chmod(0o755)
-        _write_tokenizer(source.folder, scratch)
-        save(scratch, shape, tensors)
-        try:
-            os.rename(scratch, folder)
-        except OSError:
-            if not (folder / SHAPE).exists():  # else another process was faster, with the same model
-                raise
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
-
-
-def _write_tokenizer(source: Path | None, folder: Path) -> None:
-    """The checkpoint's tokenizer, if it has one, as one tokenizer.json."""
-    if source is None:
-        return
-    if (source / TOKENIZER).exists():
-        shutil.copyfile(source / TOKENIZER, folder / TOKENIZER)
-    elif any((source / name).exists() for name in _VOCABULARIES):
-        from transformers import AutoTokenizer
-
-        tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=True, trust_remote_code=False)
-        if getattr(tokenizer, "backend_tokenizer", None) is None:
-            raise BadModel(f"its tokenizer cannot be saved as {TOKENIZER}: save it with transformers as a fast one")
-        tokenizer.backend_tokenizer.save(str(folder / TOKENIZER))
+        with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as scratch:
+            fresh = Path(scratch) / folder.name
+            save(fresh, shape, tensors)
+            (fresh / WEIGHTS).chmod(0o644)  # safetensors leaves it to its owner only
+            if tokenizer is not None:
+                (fresh / TOKENIZER).write_text(tokenizer, encoding="utf-8")
+            try:
+                os.rename(fresh, folder)
+            except OSError:
+                if not (folder / SHAPE).exists():  # else another process was faster, with the same model
+                    raise
+    except (OSError, SafetensorError) as error:
+        raise BadModel(f"{folder}: the converted model cannot be written ({error})") from None
 
 
 @contextmanager

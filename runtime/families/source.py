@@ -40,13 +40,16 @@ class Source:
 
 
 def resolve(model: str, weights: str) -> Source:
-    """Find a model. weights: "random" or "pretrained". Raises BadModel, whose text says what is allowed."""
+    """Find a model: a preset's name, else a folder, else a hub id (write ./gpt2 for a folder called like a preset).
+
+    weights: "random" or "pretrained". Raises BadModel, whose text says what is allowed.
+    """
     if weights not in ("random", "pretrained"):
         raise BadModel(f'weights {weights!r}: give "random" or "pretrained"')
     pretrained = weights == "pretrained"
     if model in PRESETS:
         return _preset(model, pretrained)
-    if Path(model).expanduser().is_dir():
+    if model and Path(model).expanduser().is_dir():
         return _checkpoint(model, Path(model).expanduser().resolve(), pretrained)
     if HUB_ID.fullmatch(model):
         return _checkpoint(model, _hub(model, pretrained), pretrained)
@@ -108,7 +111,7 @@ def _hub(name: str, pretrained: bool) -> Path:
     try:
         return Path(snapshot_download(name, allow_patterns=wanted))
     except (OSError, ValueError, HfHubHTTPError) as error:
-        why = " ".join(str(error).split(". ")[0].split())[:200]
+        why = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
         raise BadModel(
             f"model {name!r}: no such folder, and not available from the hub ({why}); "
             f"give a folder with a checkpoint, or one of {', '.join(PRESETS)}"

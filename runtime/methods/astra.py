@@ -60,6 +60,7 @@ class Astra(Method):
     cuts = "tokens"
     equals_single = False
     own_class_token = True
+    prepares = True
 
     def __init__(self, folder: Path, plan: Plan, rank: int, extra: Path | None = None) -> None:
         super().__init__(folder, plan, rank, extra)
@@ -186,7 +187,7 @@ class CodedContext(Context):
         return codes
 
     def _keys_values(self, layer: Layer, frames: list[dict[str, Tensor]]) -> tuple[Tensor, Tensor]:
-        """K and V of the coded tokens: rows of a table with one group (a lookup in place of a product), else projected."""
+        """K and V of coded tokens: with one group rows of a table (a lookup in place of a product), else projected."""
         began = perf_counter()
         codecs, table = self._method.codecs[layer.index], self._method.tables[layer.index]
         codes = {name: torch.cat([frame[name] for frame in frames]) for name in codecs}

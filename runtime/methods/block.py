@@ -13,7 +13,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -28,7 +27,7 @@ from runtime.shape import Shape
 
 @dataclass(frozen=True)
 class BlockOptions:
-    """joins: how often the devices exchange; exchange: "ag" runs a joined layer everywhere, "sp" splits it by tokens."""
+    """joins: how often devices exchange; exchange: "ag" runs a joined layer everywhere, "sp" splits it by tokens."""
 
     joins: int = 1
     exchange: str = "ag"

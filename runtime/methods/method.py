@@ -27,15 +27,17 @@ class Method:
 
     cuts: which side of the box tokens x layers x heads is divided among devices.
     equals_single: the output is the model's own, to rounding. own_class_token: every device has a copy of it.
+    prepares: `prepare` writes a file that the devices need.
     """
 
     Options: ClassVar[type] = NoOptions
     cuts: ClassVar[Literal["nothing", "tokens", "layers", "heads"]] = "nothing"
     equals_single: ClassVar[bool] = True
     own_class_token: ClassVar[bool] = False
+    prepares: ClassVar[bool] = False
 
     def __init__(self, folder: Path, plan: Plan, rank: int, extra: Path | None = None) -> None:
-        """Load this rank's share of the converted model in `folder`; `extra` is what `prepare` wrote. Raises BadModel."""
+        """Load this rank's share of the model in `folder`; `extra` is what `prepare` wrote. Raises BadModel."""
         self.plan, self.rank, self.extra = plan, rank, extra
         self.share = plan.shares[rank]
         self.options = self.Options(**plan.options)
@@ -58,7 +60,7 @@ class Method:
 
     @classmethod
     def prepare(cls, folder: Path, options: Any, samples: Sequence[Tensor], out: Path) -> None:
-        """Write to `out` what the devices need beside the model, made from raw sample inputs. By default nothing."""
+        """Write to `out` what the devices need beside the model, made from raw sample inputs, where `prepares`."""
 
     def forward(self, x: Tensor, exchange: Exchange) -> Tensor:
         """Embedded positions [S, D] held by this device -> its hidden states after the last layer it takes part in."""

@@ -6,6 +6,7 @@ all-reduces per layer make the sums whole, after which biases are added once. Ev
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,5 @@ class Tensor(Method):
 
     def forward(self, x: torch.Tensor, exchange: Exchange) -> torch.Tensor:
         for layer in self.model.layers:
-            index = layer.index
-            x = layer(x, reduce=lambda partial, index=index: exchange.all_reduce(index, partial))
+            x = layer(x, reduce=partial(exchange.all_reduce, layer.index))
         return x

@@ -67,14 +67,15 @@ class Connection:
                 self._writer.start()
             self._writing.notify_all()
 
-    def receive(self, sender: int, kind: wire.Kind, request: int, layer: int) -> torch.Tensor:
-        """The next frame, as a new tensor. Raises PeerLost, or BadFrame if another frame came."""
+    def receive(self, kind: wire.Kind, request: int, layer: int) -> tuple[torch.Tensor, float]:
+        """The next frame, as a new tensor, and when its header was in. Raises PeerLost, BadFrame (another frame)."""
         with self._reading:
             self._check(layer)
             self._fill(self._header_view, layer)
+            header_at_s = time.perf_counter()
             try:
                 header = wire.unpack(self._header)
-                wire.expect(header, sender, kind, request, layer)
+                wire.expect(header, self.peer, kind, request, layer)
             except BadFrame as fault:
                 # Where the next frame begins is not known any more.
                 self._lose(layer, str(fault))
@@ -82,7 +83,7 @@ class Connection:
             tensor = torch.empty(header.shape, dtype=header.dtype)
             if tensor.numel():
                 self._fill(wire.payload(tensor), layer)
-            return tensor
+            return tensor, header_at_s
 
     def flush(self) -> None:
         """Wait until the peer's system has acknowledged every byte. Raises PeerLost after patience_s of no progress."""
@@ -199,6 +200,7 @@ class TcpMesh:
         if not patience_s > 0:
             raise ValueError(f"patience_s = {patience_s}: a positive number of seconds")
         self.rank, self.world, self.traffic = rank, world, Traffic()
+        self.header_at_s = 0.0
         self._identity, self._patience_s, self._congestion = Identity(rank, world, token), patience_s, congestion
         self._connections: dict[int, Connection] = {}
         self._changing = threading.RLock()  # guards the dict above against `close` during `join`
@@ -231,7 +233,7 @@ class TcpMesh:
 
     def receive(self, peer: int, kind: wire.Kind, request: int, layer: int) -> torch.Tensor:
         """See `Transport.receive`. Raises PeerLost, BadFrame."""
-        tensor = self._connection(peer, layer).receive(peer, kind, request, layer)
+        tensor, self.header_at_s = self._connection(peer, layer).receive(kind, request, layer)
         wire.count_received(self.traffic, kind, tensor.nbytes)
         return tensor
 

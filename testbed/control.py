@@ -1,0 +1,132 @@
+"""Ray: a head beside the network, one node per host, on the management network that is never shaped."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import socket
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from subprocess import Popen
+from typing import Any
+
+from runtime.actor import DeviceActor, Station
+from testbed.hosts import Network
+
+UP_S = 60.0
+OBJECT_STORE_BYTES = 80_000_000  # the least that Ray accepts is enough: no tensor goes through it
+RAY = str(Path(sys.executable).with_name("ray"))
+ROOT = Path(__file__).resolve().parent.parent
+
+
+class ControlError(Exception):
+    """Ray did not come up; the text names the host and its log."""
+
+
+class Control:
+    """A Ray cluster that is up; makes one actor per host and ends it."""
+
+    def __init__(self, ray: Any) -> None:
+        self._ray = ray
+
+    def actor(self, station: Station) -> Any:
+        """A device process on the host of `station`: a Ray handle to a `DeviceActor`."""
+        remote = self._ray.remote(DeviceActor)
+        place = {f"host:{station.host}": 1}
+        # Of its four threads one infers or takes; the others stay free to stop it.
+        return remote.options(num_cpus=0, resources=place, max_concurrency=4, max_restarts=0).remote(station)
+
+    def end(self, actor: Any) -> None:
+        """End a device process; no-op if it is gone."""
+        self._ray.kill(actor, no_restart=True)
+
+
+@contextmanager
+def cluster(network: Network, log: Callable[[str], Path]) -> Iterator[Control]:
+    """Start Ray on a network; `log(name)` tells where a node's output goes. Raises ControlError.
+
+    The processes belong to the network, which ends them when it is taken down.
+    """
+    head = network.control_address
+    port = _free_port(head)
+    environment = _environment(network.directory)
+    os.environ.update(environment)
+    import ray  # only now: Ray reads its token's path once, when it is imported
+
+    flags = ["--include-dashboard=false", "--disable-usage-stats", f"--object-store-memory={OBJECT_STORE_BYTES}"]
+    environment = {**os.environ, **environment}
+    head_flags = ["--head", f"--node-ip-address={head}", f"--port={port}", "--num-cpus=0", *flags]
+    process = network.start(
+        [RAY, "start", "--block", *head_flags, f"--temp-dir={_made(network.directory / 'r')}"],
+        log("control"),
+        environment,
+    )
+    _await(lambda: _listens(head, port), {"control": process}, log)
+    nodes = {}
+    for index, host in enumerate(network.hosts.values()):
+        own = [f"--node-ip-address={host.control_address}", f"--temp-dir={_made(network.directory / f'r{index}')}"]
+        mark = f"--resources={json.dumps({f'host:{host.name}': 1})}"
+        command = [RAY, "start", "--block", f"--address={head}:{port}", "--num-cpus=1", mark, *own, *flags]
+        nodes[host.name] = host.start(command, log(host.name), environment)
+    try:
+        ray.init(
+            f"{head}:{port}", _node_ip_address=head, log_to_driver=False, logging_level="ERROR", configure_logging=False
+        )
+        wanted = {f"host:{name}" for name in network.hosts}
+        _await(lambda: wanted <= set(ray.cluster_resources()), {"control": process, **nodes}, log)
+        yield Control(ray)
+    finally:
+        ray.shutdown()
+
+
+def _environment(directory: Path) -> dict[str, str]:
+    """Settings for head, nodes and driver alike. A token of this run keeps other Rays out, and its absence elsewhere
+    (an old token file in the home folder) from refusing our own nodes."""
+    if "ray" in sys.modules:
+        raise ControlError("Ray is loaded already: one process runs one experiment")
+    token = directory / "token"
+    token.touch(mode=0o600)
+    token.write_text(secrets.token_hex(32))
+    return {
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN_PATH": str(token),
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_enable_metrics_collection": "0",
+        "RAY_DEDUP_LOGS": "0",
+        "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])),
+    }
+
+
+def _made(folder: Path) -> Path:
+    """Each node its own folder: nodes that share one collide over their sockets."""
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+def _free_port(address: str) -> int:
+    with socket.create_server((address, 0)) as server:
+        return int(server.getsockname()[1])
+
+
+def _listens(address: str, port: int) -> bool:
+    try:
+        socket.create_connection((address, port), timeout=1).close()
+    except OSError:
+        return False
+    return True
+
+
+def _await(ready: Callable[[], bool], processes: Mapping[str, Popen[bytes]], log: Callable[[str], Path]) -> None:
+    """Poll until ready. Raises ControlError if a process ends first or time is up."""
+    deadline = time.monotonic() + UP_S
+    while not ready():
+        for name, process in processes.items():
+            if process.poll() is not None:
+                raise ControlError(f"Ray on {name} ended with status {process.returncode}: see {log(name)}")
+        if time.monotonic() > deadline:
+            raise ControlError(f"Ray did not come up within {UP_S:.0f} s: see {log('control').parent}")
+        time.sleep(0.05)

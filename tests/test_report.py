@@ -1,0 +1,207 @@
+"""What the user sees: tables of a run folder, one or several, and the progress line. Read back as plain text."""
+
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from runtime.record import Record
+from testbed import report
+from testbed.compare import compare
+from testbed.manifest import manifest
+from testbed.notes import Note
+from testbed.progress import Progress, time_left_s
+from testbed.store import RunData, RunFolder, load
+from testbed.summary import summary
+
+RUN_YAML = (
+    "name: star2\nbackend: mininet\nhosts: {{h1: {{}}, h2: {{}}}}\n"
+    "run: {{source: h1, model: vit-base, weights: {weights}, tokens: 16, repeats: 3, budget: 60 s}}\n"
+)
+LATENCY_S = {"single": 0.5, "sequence": 0.2, "astra G=32": 0.1}
+SENT_BYTES = {"single": [0], "sequence": [1_806_336, 1_806_336], "astra G=32": [320, 280]}
+DUE = {"rtt_s": 1e-4, "goodput_bit_s": 9.4e6, "message_s": {"1000": 0.0017, "256000": 0.2187}}
+LINK = {
+    "from": "h1", "to": "h2", "attempt": 1, "declared": {"rate_bit_s": 1e7}, "expected": DUE,
+    "measured": {**DUE, "goodput_bit_s": 9.12e6}, "verdict": "ok", "why": "",
+}  # fmt: skip
+
+
+def saved(path: Path, weights: str = "pretrained", faster: float = 1.0) -> RunData:
+    """A run of three methods that went well and one that failed, written and read back."""
+    failed = {"status": "failed", "error": "h2 lost in layer 3: its connection ended", "payload_formula": None}
+    with RunFolder.create("star2", path) as folder:
+        folder.write_text("run.yaml", RUN_YAML.format(weights=weights))
+        machine = {"cores": 8, "cpu": f"cpu of {weights}"}
+        folder.write_json("manifest.json", manifest([], {}, {"git": None, "machine": machine}))
+        folder.write_json("links.json", [LINK])
+        methods: list[dict[str, Any]] = [
+            {"method": label.split()[0], "label": label, "options": {}, "status": "ok", "error": None,
+             "equals_single": label != "astra G=32", "payload_formula": sent}
+            for label, sent in SENT_BYTES.items()
+        ]  # fmt: skip
+        folder.write_json("methods.json", [*methods, {**methods[1], "method": "tensor", "label": "tensor", **failed}])
+        for method in methods:
+            for request in range(3):
+                for row in rows(method["label"], request, faster):
+                    folder.append_record(row)
+    return load(path)
+
+
+def rows(label: str, request: int, faster: float) -> list[dict[str, Any]]:
+    """One request: compute is half of the latency, waiting a quarter."""
+    time_s = LATENCY_S[label] / faster
+    found = []
+    for rank, sent in enumerate(SENT_BYTES[label]):
+        record = Record(request, rank, time_s, compute_s=time_s / 2, waited_s=time_s / 4, sent_bytes=sent)
+        record.wire_bytes = sent + 1000
+        common = {"host": f"h{rank + 1}", "method": label.split()[0], "label": label, "warmup": False}
+        found.append({**record.row(), **common})
+    found[0]["fidelity"] = {"max_abs_error": 2e-6, "cosine": 0.9876, "top1_agreement": True, "kl": None}
+    return found
+
+
+def plain(width: int = 100) -> tuple[Console, StringIO]:
+    """A console that is not a terminal."""
+    text = StringIO()
+    return Console(file=text, width=width, highlight=False), text
+
+
+def shown(run: RunData, notes: list[Note] | None = None, width: int = 100) -> list[str]:
+    console, text = plain(width)
+    report.render(summary(run), run.links, notes or [], console)
+    return text.getvalue().splitlines()
+
+
+def line_of(lines: list[str], label: str) -> list[str]:
+    return next(line for line in lines if line.startswith(label)).split()
+
+
+def test_the_table_shows_what_was_measured(tmp_path: Path) -> None:
+    lines = shown(saved(tmp_path / "out"))
+    assert line_of(lines, "single") == "single 500 ms n=3 250 ms 125 ms 0 B 1000 B 1.00x err 2.0e-6".split()
+    assert line_of(lines, "sequence") == "sequence 200 ms n=3 100 ms 50 ms 1.81 MB 1.81 MB 2.50x err 2.0e-6".split()
+    astra = next(i for i, line in enumerate(lines) if line.startswith("astra G=32"))
+    assert "320 B" in lines[astra] and "5.00x" in lines[astra] and "cos 0.9876" in lines[astra]
+    assert lines[astra + 1].split() == ["100-100", "ms", "top-1", "100%"]
+
+
+def test_a_failed_method_says_so_with_the_reason_underneath(tmp_path: Path) -> None:
+    lines = shown(saved(tmp_path / "out"))
+    assert line_of(lines, "tensor")[1] == "failed"
+    assert "tensor failed: h2 lost in layer 3: its connection ended" in lines
+
+
+def test_untrained_weights_are_the_first_thing_said(tmp_path: Path) -> None:
+    assert shown(saved(tmp_path / "random", weights="random"))[0].startswith("Untrained (random) weights")
+    assert "ntrained (" not in "".join(shown(saved(tmp_path / "out")))
+
+
+@pytest.mark.parametrize("width", [80, 100, 160])
+def test_every_line_fits_and_no_word_is_cut(tmp_path: Path, width: int) -> None:
+    note = Note("x", "seen " * 30, "cause " * 30, "advice " * 30)
+    lines = shown(saved(tmp_path / "out"), [note], width)
+    assert all(len(line) <= width for line in lines) and "…" not in "".join(lines)
+    assert "\x1b" not in "".join(lines)
+
+
+def test_links_show_what_was_due_and_what_was_measured(tmp_path: Path) -> None:
+    wrong = {**LINK, "from": "h2", "to": "h1", "measured": None, "verdict": "wrong", "why": "no measurement: refused"}
+    console, text = plain()
+    report.render_links([LINK, wrong], console)
+    lines = text.getvalue().splitlines()
+    assert lines[0].split() == "link rtt goodput 1000 B 256 kB verdict".split()
+    assert line_of(lines, "due, 10 Mbit/s") == "due, 10 Mbit/s 100 us 9.4 Mbit/s 1.7 ms 219 ms".split()
+    assert line_of(lines, "h1 > h2")[3:] == "100 us 9.12 Mbit/s 1.7 ms 219 ms ok".split()
+    assert line_of(lines, "h2 > h1")[3:] == ["-", "-", "-", "-", "wrong"]
+    assert lines[-1] == "h2 > h1 wrong: no measurement: refused"
+
+
+def test_links_of_any_other_form_are_shown_too() -> None:
+    console, text = plain()
+    link = {
+        "from": "a",
+        "to": "b",
+        "declared": {"delay_s": 0.01, "loss": 0.01},
+        "measured": {"loss": 0.02},
+        "verdict": "ok",
+    }
+    report.render_links([link, {"from": "b", "to": "a", "verdict": "wrong"}], console)
+    assert "1 %" in text.getvalue() and "2 %" in text.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("size_bytes", "words"),
+    [(0, "0 B"), (9999, "9999 B"), (10_000, "10 kB"), (1_806_336, "1.81 MB"), (21_676_032, "21.7 MB"), (3e9, "3 GB")],
+)
+def test_sizes_have_three_digits(size_bytes: int, words: str) -> None:
+    assert report.size(size_bytes) == words
+
+
+def test_comparing_one_run_is_its_report(tmp_path: Path) -> None:
+    saved(tmp_path / "a", weights="random")
+    console, text = plain()
+    compare([tmp_path / "a"], console)
+    assert text.getvalue().startswith("Untrained") and "h1 > h2" in text.getvalue() and "Note:" in text.getvalue()
+
+
+def test_two_runs_stand_side_by_side_with_what_differs(tmp_path: Path) -> None:
+    saved(tmp_path / "a")
+    saved(tmp_path / "b", weights="random", faster=2.0)
+    console, text = plain(80)
+    compare([tmp_path / "a", tmp_path / "b"], console)
+    lines = text.getvalue().splitlines()
+    first = next(i for i, line in enumerate(lines) if line.startswith("sequence"))
+    assert lines[first].split()[1:6] == ["A", "200", "ms", "n=3", "1"]
+    assert lines[first + 2].split()[:5] == ["B", "100", "ms", "n=3", "2"]
+    assert "Differs: run.weights: A pretrained; B random" in lines
+    assert any(line.startswith("Differs: machine.cpu") for line in lines)
+    assert not any("machine.cores" in line for line in lines)
+
+
+class Clock:
+    """A clock that the test moves."""
+
+    now_s = 0.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+def test_plain_progress_prints_a_line_every_few_seconds_and_one_at_the_end() -> None:
+    console, text = plain()
+    clock = Clock()
+    with Progress(console, clock) as progress:
+        progress.stage("network up")
+        progress.method("tensor", 10, 60.0)
+        for done in range(10):
+            clock.now_s += 2.0
+            progress.request(2.0, done, warmup=done == 0)
+        progress.done("ok", "9 requests")
+    lines = text.getvalue().splitlines()
+    assert lines[0] == "network up" and lines[-1].split() == ["tensor", "ok", "9", "requests"]
+    assert lines[1].split() == "tensor 2 of 10, 2 s a request, 16 s left".split()
+    assert len(lines) == 5
+
+
+def test_a_terminal_gets_one_live_line() -> None:
+    text = StringIO()
+    console = Console(file=text, width=80, force_terminal=True, highlight=False)
+    with Progress(console, Clock()) as progress:
+        progress.method("astra G=1", 4, 60.0)
+        progress.request(0.25, 0, warmup=True)
+        progress._live.refresh()
+        progress.request(0.25, 1, warmup=False)
+        progress._live.refresh()
+        progress.done("failed", "h2 lost in layer 3")
+    assert "warming up, 250 ms a request, 1 s left" in text.getvalue()
+    assert "1 of 4, 250 ms a request, 1 s left" in text.getvalue()
+    assert "h2 lost in layer 3" in text.getvalue()
+
+
+def test_time_left_ends_with_the_budget() -> None:
+    assert time_left_s(10, 2.0, 60.0) == 20.0
+    assert time_left_s(10, 20.0, 60.0) == 60.0
+    assert time_left_s(10, 20.0, -5.0) == 0.0

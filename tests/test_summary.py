@@ -1,0 +1,256 @@
+"""Rows on disk -> summary: the contract's keys, and numbers that a reader can check with a pencil."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import pytest
+
+from runtime.record import Record
+from testbed.manifest import manifest
+from testbed.notes import TEXTS, Note, notes
+from testbed.statistics import interval, spread
+from testbed.store import RunData, RunFolder, load
+from testbed.summary import summary
+
+RUN_YAML = """\
+name: star2
+backend: {backend}
+hosts: {{h1: {{cpu: 0.4}}, h2: {{cpu: 0.4}}}}
+run: {{source: h1, model: vit-base, weights: {weights}, tokens: 16, repeats: {repeats}, budget: 60 s}}
+"""
+MACHINE = {"cores": 8}
+CONTRACT = {
+    "method", "label", "options", "status", "requests", "latency_s", "compute_s", "code_s", "exchange_wait_s",
+    "scatter_s", "gather_s", "payload_bytes", "wire_bytes", "messages", "speedup_over_single", "fidelity",
+}  # fmt: skip
+
+
+def method(name: str, formula: Sequence[int] | None, **values: Any) -> dict[str, Any]:
+    """One entry of methods.json."""
+    common = {"method": name, "label": name, "options": {}, "status": "ok", "error": None, "equals_single": True}
+    return {**common, "payload_formula": formula, **values}
+
+
+def rows(
+    name: str,
+    request: int,
+    latency_s: float,
+    *,
+    ranks: int = 2,
+    warmup: bool = False,
+    fidelity: dict[str, Any] | None = None,
+    **values: Sequence[Any],
+) -> list[dict[str, Any]]:
+    """The rows of one request; `values` gives a field of Record one value per rank."""
+    found = []
+    for rank in range(ranks):
+        own = {key: value[rank] for key, value in values.items()}
+        record = Record(request=request, rank=rank, latency_s=latency_s - rank / 100, **own)
+        found.append({**record.row(), "host": f"h{rank + 1}", "method": name, "label": name, "warmup": warmup})
+    found[0]["fidelity"] = fidelity or {"max_abs_error": 1e-6, "cosine": 1.0, "top1_agreement": True, "kl": None}
+    return found
+
+
+def saved(
+    path: Path,
+    methods: list[dict[str, Any]],
+    records: list[dict[str, Any]],
+    *,
+    backend: str = "mininet",
+    weights: str = "pretrained",
+    repeats: int = 3,
+    machine: dict[str, Any] = MACHINE,
+) -> RunData:
+    """Through the door that a run uses: written with RunFolder, read with load."""
+    with RunFolder.create("star2", path) as folder:
+        folder.write_text("run.yaml", RUN_YAML.format(backend=backend, weights=weights, repeats=repeats))
+        folder.write_json("manifest.json", manifest([], {}, {"machine": machine, "git": None}))
+        folder.write_json("methods.json", methods)
+        for record in records:
+            folder.append_record(record)
+    return load(path)
+
+
+def single_and_sequence(path: Path, **values: Any) -> RunData:
+    """Three measured requests of each, after a warm-up that would spoil every figure if it were counted."""
+    times = {"single": [0.9, 1.0, 1.3], "sequence": [0.4, 0.5, 0.7]}
+    found = [*rows("single", 0, 9.0, ranks=1, warmup=True), *rows("sequence", 0, 9.0, warmup=True, sent_bytes=[70, 70])]
+    for number, time_s in enumerate(times["single"], 1):
+        found += rows("single", number, time_s, ranks=1, compute_s=[time_s])
+    for number, time_s in enumerate(times["sequence"], 1):
+        found += rows(
+            "sequence", number, time_s, compute_s=[0.1 * number, 0.2], code_s=[0.0, 0.01],
+            waited_s=[0.05, 0.03 * number], scatter_s=[0.02, 9], gather_s=[0.03, 9],
+            sent_bytes=[70, 70], wire_bytes=[100 + number, 200 + number],
+            messages=[12, 12], peak_memory_bytes=[1000, 2000],
+        )  # fmt: skip
+    return saved(path, [method("single", [0]), method("sequence", [70, 70])], found, **values)
+
+
+def of(found: dict[str, Any], label: str) -> dict[str, Any]:
+    """One method of a summary."""
+    return next(entry for entry in found["methods"] if entry["label"] == label)
+
+
+def codes(run: RunData, **facts: Any) -> dict[str, Note]:
+    """Notes of a run by their code."""
+    return {note.code: note for note in notes(summary(run), run, facts)}
+
+
+def test_the_summary_is_the_contract(tmp_path: Path) -> None:
+    found = summary(single_and_sequence(tmp_path / "out"))
+    assert found["name"] == "star2" and found["schema_version"] == 1
+    for entry in found["methods"]:
+        assert set(entry) >= CONTRACT
+        assert set(entry["latency_s"]) == {"median", "p95", "mean", "min", "ci95"}
+        assert set(entry["fidelity"]) >= {"max_abs_error", "cosine", "top1_agreement"}
+    json.dumps(found, allow_nan=False)
+
+
+def test_times_and_bytes_are_the_medians_of_the_measured_requests(tmp_path: Path) -> None:
+    entry = of(summary(single_and_sequence(tmp_path / "out")), "sequence")
+    assert (entry["requests"], entry["warmups"]) == (3, 1)
+    assert entry["latency_s"]["median"] == 0.5 and entry["latency_s"]["min"] == 0.4  # rank 0's clock, not rank 1's
+    assert entry["latency_s"]["mean"] == pytest.approx((0.4 + 0.5 + 0.7) / 3)
+    assert entry["compute_s"] == pytest.approx(median([0.2, 0.2, 0.3]))  # the largest over ranks, per request
+    assert entry["exchange_wait_s"] == pytest.approx(median([0.05, 0.06, 0.09]))
+    assert (entry["code_s"], entry["scatter_s"], entry["gather_s"]) == (0.01, 0.02, 0.03)
+    assert (entry["payload_bytes"], entry["messages"], entry["wire_bytes"]) == ([70, 70], [12, 12], [102, 202])
+    assert entry["payload_matches_formula"] is True
+    assert entry["speedup_over_single"] == pytest.approx(1.0 / 0.5)
+    assert of(summary(load(tmp_path / "out")), "single")["speedup_over_single"] == 1.0
+
+
+def test_a_host_without_its_own_interface_has_null_wire_bytes(tmp_path: Path) -> None:
+    run = saved(
+        tmp_path / "out", [method("sequence", [7, 7])], rows("sequence", 0, 1.0, sent_bytes=[7, 7]), backend="local"
+    )
+    assert of(summary(run), "sequence")["wire_bytes"] == [None, None]
+    assert of(summary(run), "sequence")["speedup_over_single"] is None
+    assert {"local", "no-single"} <= set(codes(run)) and "leak" not in codes(run)
+
+
+def test_a_failed_method_keeps_its_rows_but_gets_no_latency(tmp_path: Path) -> None:
+    lost = rows("sequence", 1, 0.0, error=["rank 1 lost at layer 3: closed", None])[:1]
+    failed = method("sequence", [70, 70], status="failed", error="h2 lost in layer 3", failed_host="h2")
+    records = [*rows("single", 0, 1.0, ranks=1), *rows("sequence", 0, 0.5, sent_bytes=[70, 70]), *lost]
+    run = saved(tmp_path / "out", [method("single", [0]), failed], records)
+    entry = of(summary(run), "sequence")
+    assert (entry["status"], entry["error"], entry["failed_host"]) == ("failed", "h2 lost in layer 3", "h2")
+    assert entry["latency_s"] == {"median": None, "p95": None, "mean": None, "min": None, "ci95": [None, None]}
+    assert entry["speedup_over_single"] is None and entry["requests"] == 1 and entry["payload_bytes"] == [70, 70]
+    assert of(summary(run), "single")["status"] == "ok" and len(run.records) == 4
+
+
+def test_a_method_that_never_ended_a_request_has_nulls(tmp_path: Path) -> None:
+    run = saved(tmp_path / "out", [method("tensor", None, status="skipped", error="3 heads on 2 devices")], [])
+    entry = of(summary(run), "tensor")
+    assert entry["requests"] == 0 and entry["compute_s"] is None and entry["payload_bytes"] == []
+    assert entry["payload_matches_formula"] is None and entry["fidelity"]["cosine"] is None
+
+
+def test_a_request_of_which_a_rank_is_missing_does_not_count(tmp_path: Path) -> None:
+    records = [*rows("sequence", 0, 0.5), *rows("sequence", 1, 0.1)[:1], *rows("sequence", 2, 0.2)[1:]]
+    entry = of(summary(saved(tmp_path / "out", [method("sequence", [0, 0])], records)), "sequence")
+    assert entry["requests"] == 1 and entry["latency_s"]["median"] == 0.5
+
+
+def test_fidelity_is_the_worst_of_the_measured_requests(tmp_path: Path) -> None:
+    records = []
+    for number, (error, cosine, hit) in enumerate([(0.1, 0.99, True), (0.3, 0.95, False), (0.2, 0.97, True)]):
+        shown = {"max_abs_error": error, "cosine": cosine, "top1_agreement": hit, "kl": 0.01 * number}
+        records += rows("astra", number, 1.0, fidelity=shown)
+    entry = of(summary(saved(tmp_path / "out", [method("astra", None, equals_single=False)], records)), "astra")
+    assert entry["fidelity"] == {
+        "max_abs_error": 0.3, "cosine": 0.95, "top1_agreement": pytest.approx(2 / 3), "kl": 0.02,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("values", [[0.5], [0.5, 0.6]])
+def test_no_interval_of_one_or_two_values(values: list[float]) -> None:
+    assert interval(values) == [None, None]
+
+
+def test_the_interval_holds_the_median_and_is_the_same_each_time() -> None:
+    values = [1.0, 1.1, 1.2, 1.3, 1.4, 1.5, 1.6, 9.0]
+    low, high = interval(values)
+    assert low is not None and high is not None
+    assert 1.0 <= low < median(values) < high <= 9.0
+    assert interval(values) == [low, high] == interval(values[::-1])
+    assert interval([2.0] * 5) == [2.0, 2.0]
+
+
+def test_the_interval_covers_the_true_median_about_as_often_as_it_says() -> None:
+    import numpy as np
+
+    draws = np.random.default_rng(1).exponential(size=(200, 15))
+    hits = sum(low <= np.log(2) <= high for low, high in (interval(list(draw)) for draw in draws))
+    assert 0.87 <= hits / 200 <= 0.99
+
+
+def test_p95_needs_twenty_requests_and_no_outlier_is_dropped() -> None:
+    assert spread([1.0] * 19)["p95"] is None
+    assert spread([1.0] * 19 + [100.0])["p95"] == pytest.approx(5.95)
+    assert spread([1.0] * 19 + [100.0])["mean"] == pytest.approx(5.95)
+
+
+def test_a_good_run_has_no_alarming_note(tmp_path: Path) -> None:
+    found = codes(single_and_sequence(tmp_path / "out"))
+    assert set(found) == {"few", "wide"}  # three requests, from 0.4 to 0.7 s
+    assert found["few"].seen.startswith("single, sequence: 3 requests")
+
+
+def test_devices_that_share_cores_are_named(tmp_path: Path) -> None:
+    fits = codes(single_and_sequence(tmp_path / "one", machine={"cores": 1}))["shared-cores"]
+    assert fits.seen == "2 devices share 1 core" and "0.8 cores in all" in fits.cause
+
+
+def test_bytes_that_differ_from_the_formula_or_leave_by_another_way_are_named(tmp_path: Path) -> None:
+    records = rows("sequence", 0, 0.5, sent_bytes=[70, 80], wire_bytes=[20, 100])
+    found = codes(saved(tmp_path / "out", [method("sequence", [70, 70])], records))
+    assert "[70, 80] instead of [70, 70]" in found["payload"].seen
+    assert found["leak"].seen.startswith("sequence: interface counters")
+
+
+def test_an_exact_method_that_is_not_and_a_result_that_is_no_number_are_named(tmp_path: Path) -> None:
+    far = {"max_abs_error": 0.02, "cosine": 1.0, "top1_agreement": True, "kl": None}
+    broken = {"max_abs_error": float("nan"), "cosine": float("nan"), "top1_agreement": False, "kl": None}
+    records = [*rows("tensor", 0, 0.5, fidelity=far), *rows("block", 0, 0.5, fidelity=broken)]
+    methods = [method("tensor", None), method("block", None, equals_single=False)]
+    found = codes(saved(tmp_path / "out", methods, records))
+    assert found["inexact"].seen.startswith("tensor") and "0.02" in found["inexact"].seen
+    assert found["not-finite"].seen.startswith("block") and found["changes-function"].seen.startswith("block")
+
+
+def test_slower_than_single_says_what_dominates(tmp_path: Path) -> None:
+    records = [
+        *rows("single", 0, 1.0, ranks=1),
+        *rows("tensor", 0, 8.0, compute_s=[0.3, 0.3], waited_s=[7.0, 7.0]),
+        *rows("pipeline", 0, 1.2, compute_s=[0.5, 0.5], waited_s=[0.1, 0.4]),
+    ]
+    run = saved(tmp_path / "out", [method(name, None) for name in ("single", "tensor", "pipeline")], records)
+    found = [note for note in notes(summary(run), run, {}) if note.code == "slower"]
+    assert [note.seen for note in found] == ["tensor: slower than single", "pipeline: slower than single"]
+    assert "network" in found[0].cause and "messages" in found[1].cause
+
+
+def test_notes_that_need_facts_of_the_run(tmp_path: Path) -> None:
+    run = single_and_sequence(tmp_path / "out", weights="random", repeats=10)
+    found = codes(run, throttled_s={"h1": 3.21, "h2": 0.0}, byte_tokens=True)
+    assert {"untrained", "byte-tokens", "budget"} <= set(found)
+    assert found["cpu-share"].seen == "h1 for 3.2 s held back by their CPU share"
+    assert "10 asked for" in found["budget"].seen and "60 s" in found["budget"].cause
+
+
+def test_a_line_that_was_cut_off_is_a_note(tmp_path: Path) -> None:
+    single_and_sequence(tmp_path / "out")
+    with (tmp_path / "out" / "records.jsonl").open("a") as file:
+        file.write('{"request": 9')
+    assert "records.jsonl:13" in codes(load(tmp_path / "out"))["cut-off"].seen
+
+
+def test_every_note_says_what_to_do() -> None:
+    assert all(len(texts) == 3 and all(texts) for texts in TEXTS.values())

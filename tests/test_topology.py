@@ -1,0 +1,334 @@
+"""Topology files: the contract loads, a mistake is one line with file, line and key, and what is dumped loads again."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from testbed.paths import Unreachable, path
+from testbed.topology import Host, Link, MethodSpec, RunSpec, Switch, Topology, TopologyError, dump, load
+
+SHIPPED = sorted(Path(__file__).parent.parent.joinpath("topologies").glob("*.yaml"))
+GOOD = """\
+name: demo
+backend: mininet
+hosts: {h1: {cpu: 0.4}, h2: {cpu: 0.4, memory: 2 GiB}}
+switches: [s1]
+defaults: {link: {rate: 10 Mbit/s}}
+links:
+  - h1 - s1
+  - {between: h2 - s1, rate: 5 Mbit/s, delay: 5 ms, jitter: 1 ms, loss: 1 %, queue: 128 KiB}
+run:
+  model: vit-tiny
+  tokens: 64
+  methods: [single, {block: {joins: 2}}]
+"""
+
+
+def problems(tmp_path: Path, text: str) -> list[str]:
+    """The problems of a file `t.yaml` with this text, its folder left out."""
+    file = tmp_path / "t.yaml"
+    file.write_text(text, encoding="utf-8")
+    with pytest.raises(TopologyError) as caught:
+        load(file)
+    return [line.replace(f"{tmp_path}/", "") for line in caught.value.problems]
+
+
+def loaded(tmp_path: Path, text: str) -> Topology:
+    file = tmp_path / "t.yaml"
+    file.write_text(text, encoding="utf-8")
+    return load(file)
+
+
+def test_the_contract_file_means_what_it_says():
+    topology = load(next(file for file in SHIPPED if file.stem == "star4_10mbps"))
+    assert topology == Topology(
+        name="star4_10mbps",
+        backend="mininet",
+        hosts=tuple(Host(f"h{i}", 0.4) for i in range(1, 5)),
+        switches=(Switch("s1"),),
+        links=tuple(Link(f"h{i}", "s1", 1e7, queue_bytes=65536) for i in range(1, 5)),
+        run=RunSpec(
+            source="h1",
+            model="vit-base",
+            tokens=196,
+            methods=(
+                MethodSpec("single"),
+                MethodSpec("tensor"),
+                MethodSpec("sequence"),
+                MethodSpec("block", {"joins": 1}),
+                MethodSpec("pipeline"),
+                MethodSpec("astra", {"groups": 1}),
+                MethodSpec("astra", {"groups": 32}),
+            ),
+        ),
+    )
+    assert topology.run.repeats == 10
+    assert topology.run.budget_s == 60.0
+
+
+@pytest.mark.parametrize("file", SHIPPED, ids=lambda file: file.stem)
+def test_every_shipped_file_loads_and_survives_a_round_trip(file, tmp_path):
+    topology = load(file)
+    assert topology.name == file.stem
+    assert loaded(tmp_path, dump(topology)) == topology
+
+
+def test_what_a_link_says_goes_before_the_defaults(tmp_path):
+    first, second = loaded(tmp_path, GOOD).links
+    assert first == Link("h1", "s1", 1e7)
+    assert second == Link("h2", "s1", 5e6, 0.005, 0.001, 0.01, 131072)
+
+
+def test_a_queue_left_out_is_one_bandwidth_delay_product_or_64_kib():
+    assert Link("a", "b", 1e7, 0.001).queue_bytes == 65536
+    assert Link("a", "b", 1e8, 0.1).queue_bytes == 1_250_000
+    assert Link("a", "b", 1e7).worst_queue_s == pytest.approx(0.0524288)
+
+
+def test_defaults_of_the_run(tmp_path):
+    text = "name: d\nbackend: local\nhosts: {b: , a: {}}\nrun: {model: vit-tiny, tokens: 9}\n"
+    run = loaded(tmp_path, text).run
+    assert run == RunSpec("b", "vit-tiny", "random", 0, 9, "sample", (MethodSpec("single"),), 10, 60.0)
+
+
+def test_host_defaults_and_switch_types(tmp_path):
+    text = GOOD.replace("{h1: {cpu: 0.4}, ", "{h1: {}, ").replace("[s1]", "{s1: {type: ovs}}")
+    topology = loaded(tmp_path, text.replace("defaults: {", "defaults: {host: {cpu: 0.25, memory: 1 GB}, "))
+    assert topology.hosts == (Host("h1", 0.25, 10**9), Host("h2", 0.4, 2**31))
+    assert topology.switches == (Switch("s1", "ovs"),)
+
+
+BAD = [
+    ("name: demo", "name: ../demo", '1 name = "../demo"', "letters, digits"),
+    ("name: demo\n", "", "1 name", "is missing"),
+    ("backend: mininet", "backend: mininett", '2 backend = "mininett"', "'mininet' or 'local'"),
+    ("backend: mininet", "backnd: mininet", "2 backnd", 'did you mean "backend"?'),
+    ("h1: {cpu: 0.4}", "h1: {cpu: -0.4}", "3 hosts.h1.cpu = -0.4", "must be above 0"),
+    ("h1: {cpu: 0.4}", "h1: {cpu: 0}", "3 hosts.h1.cpu = 0", "must be above 0"),
+    ("h1: {cpu: 0.4}", "h1: {cpu: .inf}", '3 hosts.h1.cpu = ".inf"', "give a number"),
+    ("h1: {cpu: 0.4}", "h1: {cpu: true}", "3 hosts.h1.cpu = true", "give a number"),
+    ("h1: {cpu: 0.4}", "h1: {cpuu: 0.4}", "3 hosts.h1.cpuu", 'did you mean "cpu"?'),
+    ("h1: {cpu: 0.4}", "h1: 0.4", "3 hosts.h1 = 0.4", "give a mapping"),
+    ("memory: 2 GiB", "memory: 2", "3 hosts.h2.memory = 2", "give a unit"),
+    ("{h1:", "{h1: {}, h1:", "3 hosts.h1", "is there twice"),
+    ("{h1:", "{1h: {}, h1:", "3 hosts.1h", "a letter, then"),
+    ("{h1:", "{h;rm: {}, h1:", "3 hosts.h;rm", "a letter, then"),
+    ("[s1]", "[s1, h1]", "4 switches[1]", "taken already"),
+    ("[s1]", "[s1, s1]", "4 switches[1]", "taken already"),
+    ("[s1]", "[s1, s2]", "4 switches", "s2 has no link"),
+    ("[s1]", "{s1: {type: hub}}", '4 switches.s1.type = "hub"', "'bridge' or 'ovs'"),
+    ("[s1]", "s1", '4 switches = "s1"', "give a list"),
+    ("rate: 10 Mbit/s", "rate: 10", "5 defaults.link.rate = 10", 'give a unit, e.g. "10 Mbit/s"'),
+    ("rate: 10 Mbit/s", "delay: 1 ms", "7 links[0].rate", "is missing"),
+    ("{link:", "{lnk:", "5 defaults.lnk", 'did you mean "link"?'),
+    ("- h1 - s1", "- h1 - s9", '7 links[0] = "h1 - s9"', 'no host or switch s9; did you mean "s1"?'),
+    ("- h1 - s1", "- h1-s1", '7 links[0].between = "h1-s1"', 'e.g. "h1 - s1"'),
+    ("- h1 - s1", "- h1 - h1", '7 links[0] = "h1 - h1"', "to itself"),
+    ("- h1 - s1", "- h1 - s1\n  - s1 - h1", '8 links[1] = "s1 - h1"', "joined already by links[0]"),
+    ("  - h1 - s1\n", "", "6 links", "h1 cannot reach h2"),
+    ("rate: 5 Mbit/s", "rate: 0 Mbit/s", '8 links[1].rate = "0 Mbit/s"', "above 0"),
+    ("rate: 5 Mbit/s", "rate: 5 mbps", '8 links[1].rate = "5 mbps"', "use bit/s, kbit/s, Mbit/s"),
+    ("delay: 5 ms", "delay: 0.5 ms", "8 links[1].jitter", "must not exceed the delay"),
+    ("loss: 1 %", "loss: 101 %", '8 links[1].loss = "101 %"', "0 % to 100 %"),
+    ("loss: 1 %", "los: 1 %", "8 links[1].los", 'did you mean "loss"?'),
+    ("queue: 128 KiB", "queue: 1 B", '8 links[1].queue = "1 B"', "at least 1600"),
+    ("  model: vit-tiny\n", "  model: vit-tiny\n  source: h3\n", '11 run.source = "h3"', "hosts: h1, h2"),
+    ("  model: vit-tiny\n", "", "9 run.model", "is missing"),
+    ("  model: vit-tiny\n", "  model: vit-tiny\n  seed: -1\n", "11 run.seed = -1", "at least 0"),
+    ("  model: vit-tiny\n", "  model: vit-tiny\n  weights: trained\n", '11 run.weights = "trained"', "pretrained"),
+    ("  model: vit-tiny\n", "  model: vit-tiny\n  repeats: 0\n", "11 run.repeats = 0", "at least 1"),
+    ("  model: vit-tiny\n", "  model: vit-tiny\n  budget: 60\n", "11 run.budget = 60", "give a unit"),
+    ("  model: vit-tiny\n", "  model: vit-tiny\n  budget: 0 s\n", '11 run.budget = "0 s"', "must be above 0"),
+    ("tokens: 64", "tokens: 0", "11 run.tokens = 0", "at least 1"),
+    ("tokens: 64", "tokens: 010", '11 run.tokens = "010"', "whole number"),
+    ("tokens: 64", "tokens: 64.0", "11 run.tokens = 64.0", "whole number"),
+    ("[single, {block: {joins: 2}}]", "[]", "12 run.methods = []", "must not be empty"),
+    ("[single, {block: {joins: 2}}]", "[sngle]", '12 run.methods[0] = "sngle"', 'did you mean "single"?'),
+    ("[single, {block: {joins: 2}}]", "[single, single]", '12 run.methods[1] = "single"', "the same as methods[0]"),
+    ("{joins: 2}", "{jions: 2}", "12 run.methods[1].block.jions", 'did you mean "joins"?'),
+    ("{joins: 2}", "{joins: 0}", "12 run.methods[1].block", "joins is a whole number of at least 1"),
+    ("single,", "{single: {fast: true}},", "12 run.methods[0].single.fast", "single has no options"),
+    ("single,", "{single: , tensor: },", "12 run.methods[0]", "one name with its options"),
+]
+
+
+@pytest.mark.parametrize(("good", "bad", "where", "allowed"), BAD)
+def test_a_mistake_is_one_line_with_file_line_key_and_what_is_allowed(tmp_path, good, bad, where, allowed):
+    assert good in GOOD
+    found = problems(tmp_path, GOOD.replace(good, bad, 1))
+    line = next((line for line in found if line.startswith(f"t.yaml:{where}")), None)
+    assert line is not None, found
+    assert allowed in line
+    assert "\n" not in line
+
+
+def test_all_mistakes_of_a_file_at_once_in_its_order(tmp_path):
+    text = (
+        GOOD.replace("cpu: 0.4}, h2", "cpu: -1}, h2").replace("h1 - s1", "h1 - s9").replace("tokens: 64", "tokens: 0")
+    )
+    found = problems(tmp_path, text.replace("rate: 10 Mbit/s", "rate: 10").replace("single,", "sigle,"))
+    assert [re.match(r"t.yaml:(\d+) (\S+?)(:| =)", line)[2] for line in found] == [
+        "hosts.h1.cpu",
+        "defaults.link.rate",
+        "links[0]",
+        "run.tokens",
+        "run.methods[0]",
+    ]
+
+
+def test_switches_in_a_ring_are_refused(tmp_path):
+    text = GOOD.replace("[s1]", "[s1, s2, s3]").replace(
+        "  - h1 - s1\n", "  - h1 - s1\n  - s1 - s2\n  - s2 - s3\n  - s3 - s1\n"
+    )
+    assert any(":10 links[3]" in line and "loop of switches" in line for line in problems(tmp_path, text))
+
+
+def test_two_links_of_a_host_into_one_network_are_refused(tmp_path):
+    text = GOOD.replace("[s1]", "[s1, s2]").replace("  - h1 - s1\n", "  - h1 - s1\n  - s1 - s2\n  - h1 - s2\n")
+    assert any(":9 links[2]" in line and "one link per host and network" in line for line in problems(tmp_path, text))
+
+
+def test_hosts_do_not_forward(tmp_path):
+    text = GOOD.replace("{h1:", "{h3: {}, h1:").replace("  - h1 - s1\n", "  - h1 - s1\n  - h1 - h3\n")
+    assert problems(tmp_path, text) == [
+        "t.yaml:6 links: h3 cannot reach h2: give them a link, or links to switches that are joined"
+    ]
+
+
+def test_nine_hosts_are_refused(tmp_path):
+    hosts = ", ".join(f"h{i}: {{}}" for i in range(9))
+    text = f"name: d\nbackend: local\nhosts: {{{hosts}}}\nrun: {{model: vit-tiny, tokens: 9}}\n"
+    assert problems(tmp_path, text) == ["t.yaml:3 hosts: 9 hosts: a run is on 1 to 8 devices, one on each host"]
+
+
+def test_the_local_backend_refuses_what_it_cannot_do(tmp_path):
+    found = problems(tmp_path, GOOD.replace("mininet", "local"))
+    assert [line.split()[1].rstrip(":") for line in found] == [
+        "hosts.h1.cpu",
+        "hosts.h2.cpu",
+        "hosts.h2.memory",
+        "switches",
+        "defaults.link",
+        "links",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "a topology is a mapping"),
+        ("- a\n- b\n", "a topology is a mapping"),
+        ("a: [1, 2\n", "not YAML"),
+        ("a: &x 1\nb: *x\n", "anchors and aliases are not allowed"),
+        ("a: !!python/object:os.system {}\n", "is not allowed"),
+        ("a: \x07\n", "not YAML text"),
+        ("a: " + "[" * 5000, "not usable YAML"),
+        ("a: !!int x\n", "not usable YAML"),
+        ("? [a]\n: 1\n", "a key must be a word"),
+        ("a\x1b[31m: 1\n", "not YAML text"),
+        ('"a\\nb\\e[31m": 1\n', "unknown key"),
+    ],
+)
+def test_what_is_no_topology_gets_its_lines_too(tmp_path, text, said):
+    found = problems(tmp_path, text)
+    assert any(said in line for line in found), found
+    assert all(line.isprintable() for line in found)
+
+
+def test_a_file_that_is_not_there(tmp_path):
+    with pytest.raises(TopologyError, match=r"cannot be read: No such file"):
+        load(tmp_path / "none.yaml")
+    with pytest.raises(TopologyError, match=r"cannot be read"):
+        load(tmp_path)
+
+
+def test_labels():
+    specs = [
+        MethodSpec("sequence"),
+        MethodSpec("sequence", {"gather": "kv"}),
+        MethodSpec("block", {"joins": 1}),
+        MethodSpec("block", {"joins": 4, "exchange": "sp"}),
+        MethodSpec("astra", {"groups": 32}),
+    ]
+    assert [spec.label for spec in specs] == [
+        "sequence",
+        "sequence gather=kv",
+        "block AG joins=1",
+        "block SP joins=4",
+        "astra G=32",
+    ]
+
+
+def test_path_goes_through_switches_and_the_slowest_link_counts():
+    links = (Link("a", "s", 1e7, 0.001), Link("s", "t", 1e6, 0.01), Link("b", "t", 1e7, 0.002), Link("a", "c", 1e5))
+    topology = Topology(
+        "p", "mininet", (Host("a"), Host("b"), Host("c")), (Switch("s"), Switch("t")), links, RunSpec("a", "vit-tiny")
+    )
+    way = path(topology, "b", "a")
+    assert way.links == (links[2], links[1], links[0])
+    assert way.rate_bit_s == 1e6
+    assert way.delay_s == pytest.approx(0.013)
+    assert path(topology, "c", "a").links == (links[3],)
+    with pytest.raises(Unreachable):
+        path(topology, "c", "b")
+
+
+METHODS = [
+    MethodSpec("single"),
+    MethodSpec("tensor"),
+    MethodSpec("sequence", {"gather": "kv"}),
+    MethodSpec("block", {"joins": 2, "exchange": "sp"}),
+    MethodSpec("pipeline"),
+    MethodSpec("astra", {"groups": 4}),
+]
+words = st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=12)
+
+
+@st.composite
+def topologies(draw) -> Topology:
+    """Stars and meshes with any quantities, and local ones."""
+    names = draw(
+        st.lists(st.from_regex(r"[A-Za-z][A-Za-z0-9_-]{0,8}", fullmatch=True), min_size=2, max_size=6, unique=True)
+    )
+    backend = draw(st.sampled_from(["mininet", "local"]))
+    run = RunSpec(
+        source=draw(st.sampled_from(names[1:])),
+        model=draw(words),
+        weights=draw(st.sampled_from(["random", "pretrained"])),
+        seed=draw(st.integers(0, 2**63 - 1)),
+        tokens=draw(st.integers(1, 10**7)),
+        inputs=draw(words),
+        methods=tuple(draw(st.lists(st.sampled_from(METHODS), min_size=1, unique_by=lambda spec: spec.method))),
+        repeats=draw(st.integers(1, 10**6)),
+        budget_s=draw(st.floats(0, 1e6, exclude_min=True)),
+    )
+    name = draw(st.from_regex(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,20}", fullmatch=True))
+    if backend == "local":
+        return Topology(name, backend, tuple(Host(host) for host in names[1:]), (), (), run)
+    cpus = st.none() | st.floats(0, 4096, exclude_min=True)
+    hosts = tuple(Host(host, draw(cpus), draw(st.none() | st.integers(1, 2**50))) for host in names[1:])
+    star = draw(st.booleans())
+    pairs = (
+        [(host, names[0]) for host in names[1:]] if star else [(a, b) for a in names[1:] for b in names[1:] if a < b]
+    )
+    links = tuple(Link(a, b, *draw(quantities())) for a, b in pairs)
+    kind = draw(st.sampled_from(["bridge", "ovs"]))
+    return Topology(name, backend, hosts, (Switch(names[0], kind),) if star else (), links, run)
+
+
+@st.composite
+def quantities(draw) -> tuple[float, float, float, float, int]:
+    delay_s = draw(st.floats(0, 1e3))
+    rate_bit_s = draw(st.floats(1e-3, 1e12))
+    return rate_bit_s, delay_s, draw(st.floats(0, delay_s)), draw(st.floats(0, 1)), draw(st.integers(1600, 2**50))
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(topology=topologies())
+def test_what_is_dumped_loads_again(topology, tmp_path):
+    assert loaded(tmp_path, dump(topology)) == topology
