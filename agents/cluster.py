@@ -7,6 +7,6 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Cluster:
-    """devices: names of the hosts that compute, the source first. Speeds and rates come with a planner that uses them."""
+    """devices: names of the hosts that compute, the source first. Speeds and rates: with a planner that uses them."""
 
     devices: tuple[str, ...]

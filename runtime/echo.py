@@ -20,6 +20,7 @@ _LONGEST_BYTES = 1 << 30
 _RTT_BYTES = 16
 _CHUNK_BYTES = 1 << 14
 _UNSENT_BYTES = 1 << 16  # no more than this waits in the sender, so that a time limit on a stream means something
+_CONNECT_S = 3.0
 _TCP_NOTSENT_LOWAT = 25
 
 
@@ -125,7 +126,7 @@ def measure(address: str, port: int, wanted: argparse.Namespace) -> dict[str, ob
     Sizes that do not fit in `patience_s` any more are left out. Raises OSError, Bad.
     """
     end_s = time.monotonic() + wanted.patience_s
-    with socket.create_connection((address, port), timeout=wanted.patience_s) as connection:
+    with socket.create_connection((address, port), timeout=_CONNECT_S) as connection:
         _settings(connection, wanted.congestion, wanted.patience_s)
         message_s: dict[str, list[float]] = {}
         for size, repeats in [(_RTT_BYTES, wanted.pings), *wanted.messages]:

@@ -108,7 +108,7 @@ class Model:
             row = F.linear(row, self._tensors["head.pool.weight"], self._tensors["head.pool.bias"]).tanh()
         if "head.out.weight" in self._tensors:
             row = F.linear(row, self._tensors["head.out.weight"], self._tensors.get("head.out.bias"))
-        elif self.shape.outputs == self.shape.vocabulary:  # tied to the embedding
+        elif self.shape.causal:  # tied to the embedding
             row = F.linear(row, self._tensors["embed.tokens.weight"])
         return F.normalize(row, dim=0) if self.shape.normalize else row
 
@@ -159,7 +159,9 @@ def _layer_weights(file: safe_open, shape: Shape, index: int, heads: Span | None
 
 
 def _cuts(shape: Shape, heads: Span) -> dict[str, Span]:
-    """Which rows or columns of each matrix belong to a span of heads; hidden units go in proportion."""
+    """Which rows or columns of each matrix belong to a span of heads; hidden units go in proportion. Raises BadModel."""
+    if any(edge * shape.kv_heads % shape.heads for edge in (heads.start, heads.stop)):
+        raise BadModel(f"heads {heads.start} to {heads.stop} split a group of queries that share keys and values")
 
     def scaled(total: int) -> Span:
         return Span(heads.start * total // shape.heads, heads.stop * total // shape.heads)

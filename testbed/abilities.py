@@ -16,7 +16,7 @@ _QDISC = ("tc", "qdisc", "add", "dev", "lo")
 PROBES: Mapping[str, tuple[str, ...]] = {
     "tbf": (*_QDISC, "root", "tbf", "rate", "10mbit", "burst", "1600", "limit", "65536", "overhead", "24"),
     "htb": (*_QDISC, "root", "handle", "1:", "htb", "default", "1"),
-    "netem": (*_QDISC, "root", "netem", "rate", "10mbit", "delay", "1ms"),
+    "netem": (*_QDISC, "root", "netem", "rate", "10mbit", "24", "limit", "100"),
     "ingress": (*_QDISC, "ingress"),
     "ifb": ("ip", "link", "add", "tbprobe0", "type", "ifb"),
     "veth": ("ip", "link", "add", "tbprobe0", "type", "veth", "peer", "name", "tbprobe1"),

@@ -54,11 +54,15 @@ def check(file: TopologyFile) -> None:
 
 
 @app.command()
-def doctor() -> None:
+def doctor(
+    file: Annotated[Path | None, typer.Argument(metavar="[FILE]", help="A topology that is to run here.")] = None,
+) -> None:
     """Say what this machine can do, what is missing and how to get it."""
-    from testbed import doctor as module
+    with _one_line_each():
+        from testbed import doctor as module
 
-    raise typer.Exit(module.main())
+        code = module.main(file and _readable(file))
+    raise typer.Exit(code)
 
 
 @app.command()

@@ -22,8 +22,7 @@ def compare(folders: Sequence[Path], console: Console) -> None:
     runs = [store.load(folder) for folder in folders]
     summaries = [summary(run) for run in runs]
     if len(runs) == 1:
-        facts = (runs[0].summary or {}).get("facts") or runs[0].manifest.get("facts") or {}
-        report.render(summaries[0], runs[0].links, notes(summaries[0], runs[0], facts), console)
+        report.render(summaries[0], runs[0].links, notes(summaries[0], runs[0]), console)
         return
     for letter, run, one in zip(_letters(), runs, summaries, strict=False):
         weights = "untrained (random) weights" if one["untrained"] else f"{run.topology['run'].get('weights')} weights"

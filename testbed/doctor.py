@@ -15,10 +15,10 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Literal
 
-from testbed import abilities
-from testbed.shape import HIGHEST_RATE_BIT_S, LOWEST_RATE_BIT_S
+from testbed import abilities, shape, yamlfile
 from testbed.topology import Topology, TopologyError, load
-from testbed.units import show_duration, show_fraction, show_rate, show_size
+from testbed.units import show_size
+from testbed.yamlfile import Place
 
 State = Literal["ok", "missing", "warn"]
 SETUP = "sudo make setup"
@@ -38,13 +38,12 @@ KERNEL_USES = {
     "bridge": "switches",
     "gso_max_segs": "a message counts packet by packet",
     "tbf": "rates",
-    "netem": "rates; delay and loss",
+    "netem": "rates, better than tbf",
     "htb": "not used at present",
     "ingress": "not used at present",
     "ifb": "not used at present",
     "nfqueue": "not used at present",
 }
-SHAPER_KINDS = ("tbf", "netem")
 MEMORY_PER_HOST_BYTES = 700 * 2**20  # a Ray node and a device process with its share of a small model
 FREE_TMP_BYTES = 2 * 2**30
 
@@ -78,61 +77,62 @@ def findings(topology: Topology | None = None) -> list[Finding]:
     return found
 
 
+def problems(topology: Topology, path: str | Path) -> list[str]:
+    """Why this machine cannot be the network of `topology`, loaded from `path`: full lines, `file:line key: why`."""
+    document = yamlfile.read(Path(path))
+    for place, text in _refusals(topology):
+        document.problem(place, text)
+    return document.problems
+
+
 def refusal(topology: Topology) -> list[str]:
-    """Why this machine cannot be the network of `topology`: one line each, none when it can. Nothing is left behind."""
+    """The same without file and line: one text each, none when it can. Nothing is left behind on the machine."""
+    return [f"{yamlfile.dotted(place)}: {text}" for place, text in _refusals(topology)]
+
+
+def _refusals(topology: Topology) -> list[tuple[Place, str]]:
+    """What no program or kernel here can do is refused, never ignored."""
     if topology.backend == "local":
         return []
-    found = []
+    machine = [*_program_refusals(topology), *_kernel_refusals(topology)]
+    found: list[tuple[Place, str]] = [(("backend",), text) for text in machine]
+    if abilities.is_root() and any(switch.kind == "ovs" for switch in topology.switches) and not abilities.ovs_works():
+        found.append((("switches",), "type ovs needs a running Open vSwitch (`ovs-vsctl show` fails): use type bridge"))
+    if any(host.cpu is not None for host in topology.hosts) and abilities.is_root() and not _cgroup_writable():
+        found.append((("hosts",), "cpu needs a writable cgroup with the cpu controller, there is none: leave cpu out"))
+    shaper = _shaper() or "tbf"
+    for index, link in enumerate(topology.links):
+        text = shape.refusal(link, shaper)
+        if text is not None:
+            found.append((("links", index), f"{link.a} - {link.b}: {text}"))
+    return found
+
+
+def _shaper() -> str | None:
+    try:
+        return shape.choose()
+    except shape.NoShaper:
+        return None
+
+
+def _program_refusals(topology: Topology) -> Iterator[str]:
     if not abilities.is_root():
-        found.append("backend mininet makes network namespaces and needs root: use sudo, or a file with backend: local")
-    for program in ("mnexec", "ip", "tc", "ethtool", "ifconfig"):
-        if shutil.which(program) is None:
-            found.append(f"backend mininet needs the program {program}: apt-get install {PROGRAMS[program]}")
-    return found + _switch_refusals(topology) + _kernel_refusals(topology) + _link_refusals(topology)
+        yield "mininet makes network namespaces and needs root: use sudo, or a file with backend: local"
+    bridges = any(switch.kind == "bridge" for switch in topology.switches)
+    for program, package in PROGRAMS.items():
+        if shutil.which(program) is None and (program != "brctl" or bridges):
+            yield f"mininet needs the program {program}: sudo apt-get install {package}"
 
 
-def _switch_refusals(topology: Topology) -> list[str]:
-    kinds = {switch.kind for switch in topology.switches}
-    found = []
-    if "bridge" in kinds and shutil.which("brctl") is None:
-        found.append(f"switches of type bridge need the program brctl: apt-get install {PROGRAMS['brctl']}")
-    if "ovs" in kinds and not abilities.ovs_works():
-        found.append("switches of type ovs need a running Open vSwitch (ovs-vsctl show fails here): use type bridge")
-    return found
-
-
-def _kernel_refusals(topology: Topology) -> list[str]:
+def _kernel_refusals(topology: Topology) -> Iterator[str]:
     if not abilities.is_root() or not topology.links:
-        return []
-    found = [
-        f"the kernel cannot do {kind} ({KERNEL_USES[kind]}): {why}"
-        for kind in ("veth", "gso_max_segs", *(["bridge"] if topology.switches else []))
-        if (why := abilities.why_not(kind)) is not None
-    ]
-    if not any(abilities.qdisc_works(kind) for kind in SHAPER_KINDS):
-        found.append("the kernel can neither do tbf nor netem: rates cannot be kept")
-    return found
-
-
-def _link_refusals(topology: Topology) -> list[str]:
-    """What no shaper here does is refused, never ignored."""
-    found = []
-    for link in topology.links:
-        name = f"link {link.a} - {link.b}"
-        asked = {
-            "delay": show_duration(link.delay_s) if link.delay_s else "",
-            "jitter": show_duration(link.jitter_s) if link.jitter_s else "",
-            "loss": show_fraction(link.loss) if link.loss else "",
-        }
-        words = [f"{what} {value}" for what, value in asked.items() if value]
-        if words:
-            found.append(f"{name} asks for {' and '.join(words)}: only rates are emulated so far, set these to 0")
-        if not LOWEST_RATE_BIT_S <= link.rate_bit_s <= HIGHEST_RATE_BIT_S:
-            bounds = f"{show_rate(LOWEST_RATE_BIT_S)} to {show_rate(HIGHEST_RATE_BIT_S)}"
-            found.append(
-                f"{name} asks for {show_rate(link.rate_bit_s)}: rates are held to what is declared from {bounds}"
-            )
-    return found
+        return
+    for kind in ("veth", "gso_max_segs", *(["bridge"] if topology.switches else [])):
+        why = abilities.why_not(kind)
+        if why is not None:
+            yield f"this kernel cannot do {kind} ({KERNEL_USES[kind]}): {why}"
+    if _shaper() is None:
+        yield "this kernel has neither tbf nor netem: no rate can be kept"
 
 
 def _root() -> Iterator[Finding]:
@@ -157,15 +157,17 @@ def _kernel() -> Iterator[Finding]:
     if not abilities.is_root():
         yield Finding("kernel", "warn", f"{', '.join(KERNEL_USES)}: unknown, only root can try them", "use sudo")
         return
-    shaped = any(abilities.qdisc_works(kind) for kind in SHAPER_KINDS)
+    shaper = _shaper()
     for ability, use in KERNEL_USES.items():
         why = abilities.why_not(ability)
         if why is None:
             yield Finding(ability, "ok", f"tried ({use})")
         else:
-            needed = ability in ("veth", "bridge", "gso_max_segs") or (ability in SHAPER_KINDS and not shaped)
+            needed = ability in ("veth", "bridge", "gso_max_segs") or (ability in shape.SHAPERS and shaper is None)
             fix = "a kernel with this module (modprobe), or another machine" if needed else "not needed for rates"
             yield Finding(ability, "missing" if needed else "warn", f"{why} ({use})", fix)
+    if shaper is not None:
+        yield Finding("shaping", "ok", f"rates by {shaper}; delay and loss are refused so far")
 
 
 def cpu_controller() -> tuple[str, Path] | None:
@@ -180,11 +182,16 @@ def cpu_controller() -> tuple[str, Path] | None:
     return None
 
 
+def _cgroup_writable() -> bool:
+    controller = cpu_controller()
+    return controller is not None and os.access(controller[1], os.W_OK)
+
+
 def _cgroup() -> Iterator[Finding]:
     controller = cpu_controller()
     if controller is None:
         yield Finding("cgroup", "missing", "no cpu controller: hosts cannot get CPU shares", "leave out cpu of hosts")
-    elif os.access(controller[1], os.W_OK):
+    elif _cgroup_writable():
         yield Finding("cgroup", "ok", f"{controller[0]}, cpu controller at {controller[1]} is writable")
     else:
         fix = "mount it writable" if abilities.is_root() else "use sudo"

@@ -8,6 +8,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from pydantic_core import ErrorDetails
 
 from testbed import units
+from testbed.shape import FRAME_BYTES
 from testbed.wiring import nearest
 from testbed.yamlfile import Document, Place
 
@@ -15,7 +16,7 @@ Rate = Annotated[float, BeforeValidator(units.parse_rate)]
 Duration = Annotated[float, BeforeValidator(units.parse_duration)]
 Fraction = Annotated[float, BeforeValidator(units.parse_fraction)]
 Size = Annotated[int, BeforeValidator(units.parse_size)]
-MIN_QUEUE_BYTES = 1600  # a smaller queue could not hold one frame, and nothing would ever pass
+MIN_QUEUE_BYTES = 2 * FRAME_BYTES  # one frame on its way and one that waits; with less nothing passes
 
 
 class Door(BaseModel):
@@ -38,7 +39,7 @@ class LinkDoor(Door):
     delay: Duration | None = None
     jitter: Duration | None = None
     loss: Fraction | None = None
-    queue: Size | None = Field(default=None, ge=MIN_QUEUE_BYTES, description='bytes, one frame or more, e.g. "64 KiB"')
+    queue: Size | None = Field(default=None, ge=MIN_QUEUE_BYTES, description='bytes, two frames or more, e.g. "64 KiB"')
 
 
 class CableDoor(LinkDoor):

@@ -116,16 +116,27 @@ class Note:
     advice: str
 
 
-def notes(summary: Mapping[str, Any], run: RunData, facts: Facts) -> list[Note]:
+def notes(summary: Mapping[str, Any], run: RunData, facts: Facts | None = None) -> list[Note]:
     """The notes that apply, in the order of `TEXTS`.
 
-    facts: what the run knows beyond its rows: "throttled_s" {host: seconds}, "byte_tokens" bool; may be empty.
+    facts: what else is known, in place of what the folder says: "throttled_s" {host: seconds held back by its CPU
+    share, over all methods}, "byte_tokens" whether token ids are bytes.
     """
+    facts = {"byte_tokens": run.manifest.get("byte_tokens"), "throttled_s": _throttled_s(run), **(facts or {})}
     found = []
     for code, check in CHECKS.items():
         seen, cause, advice = TEXTS[code]
         found += [Note(code, *(t.format(**v) for t in (seen, cause, advice))) for v in check(summary, run, facts)]
     return found
+
+
+def _throttled_s(run: RunData) -> dict[str, float]:
+    """Seconds that each host was held back by its CPU share, over all methods."""
+    total: dict[str, float] = {}
+    for method in run.methods:
+        for host, seconds in (method.get("throttled_s") or {}).items():
+            total[host] = total.get(host, 0.0) + seconds
+    return total
 
 
 def _labels(summary: Mapping[str, Any], wanted: Callable[[Mapping[str, Any]], bool]) -> list[str]:

@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path as FilePath
 from statistics import median
 from typing import Any
 
@@ -186,17 +187,21 @@ def _client_arguments(over: Path, wanted: Mapping[str, Any], thorough: bool) -> 
 # Measuring ----------------------------------------------------------------------------------------------------------
 
 
-def _port(server: subprocess.Popen[Any], log: Any) -> int:
-    """The port that a just started `runtime.echo serve` announced in its log. Raises OSError with its last words."""
-    end_s = time.monotonic() + 10.0
+def _port(server: subprocess.Popen[Any], log: FilePath, offset: int) -> int:
+    """The port that a just started `runtime.echo serve` announces in its log, behind what older ones left there.
+
+    Raises OSError with its last words.
+    """
+    end_s, said = time.monotonic() + 10.0, ""
     while time.monotonic() < end_s:
-        words = log.read_text() if log.exists() else ""
-        if words.startswith("port ") and "\n" in words:
-            return int(words.split()[1])
-        if server.poll() is not None:
+        running = server.poll() is None
+        said = log.read_bytes()[offset:].decode(errors="replace") if log.exists() else ""
+        if said.startswith("port ") and "\n" in said:
+            return int(said.split()[1])
+        if not running:
             break
         time.sleep(0.01)
-    raise OSError(f"the receiving end did not start: {words.strip() or 'no output'}")
+    raise OSError(f"the receiving end did not start: {said.strip() or 'no output'}")
 
 
 def _measure(network: Network, over: Path, wanted: Mapping[str, Any], how: _How) -> dict[str, Any]:
@@ -205,16 +210,17 @@ def _measure(network: Network, over: Path, wanted: Mapping[str, Any], how: _How)
     echo = [sys.executable, "-m", "runtime.echo"]
     address, log = (
         target.address_for(over.source),
-        network.directory / f"echo-{over.source}-{over.target}-{how.attempt}.log",
+        network.directory / f"echo-{over.source}-{over.target}.log"
+    offset = log.stat().st_size if log.exists() else 0,
     )
     options, limit_s = _client_arguments(over, wanted, how.thorough)
     server = target.start([*echo, "serve", address, "--idle-s", str(limit_s)], log, None)
     try:
-        port = _port(server, log)
+        port = _port(server, log, offset)
         raw = json.loads(source.run([*echo, "measure", address, str(port), *options], limit_s).stdout)
     finally:
         server.terminate()
-        server.wait()
+        server.wait(timeout=5.0)
     return {
         "rtt_s": median(raw["rtt_s"]),
         "goodput_bit_s": raw["goodput_bit_s"],
@@ -249,7 +255,8 @@ def probe(network: Network, topology: Topology, shaper: str | None = None) -> li
     """Rows of links.json, at least one per direction of every link; [] where nothing is shaped (backend local).
 
     A path that is not as declared is measured once more, alone, and both rows are kept: on shared cores a message may
-    be late once. shaper: what shaped the network, None for `shape.choose()`. Never raises for a bad network.
+    be late once; a dead path is not. shaper: what shaped the network, None for `shape.choose()`.
+    Never raises for a bad network.
     """
     if not network.ports:
         return []
@@ -258,7 +265,7 @@ def probe(network: Network, topology: Topology, shaper: str | None = None) -> li
     how = _How(shaper, 1, len(paths) <= _MANY_PATHS)
     again = _How(shaper, 2, True)
     rows = _rows(network, paths, how)
-    bad = {(row["from"], row["to"]) for row in rows if row["verdict"] == "wrong"}
+    bad = {(row["from"], row["to"]) for row in rows if row["verdict"] == "wrong" and row["measured"]}
     return rows + [_row(network, over, again) for over in paths if (over.source, over.target) in bad]
 
 

@@ -22,11 +22,11 @@ class Progress:
 
     def __init__(self, console: Console, clock: Callable[[], float] = time.monotonic) -> None:
         self._console, self._clock = console, clock
-        self._live = Live(console=console, transient=True, get_renderable=self._line, refresh_per_second=4)
         self._label: str | None = None
         self._repeats, self._budget_s = 0, 0.0
         self._done, self._last_s, self._warmup = 0, 0.0, True
         self._started = self._ended = self._printed = clock()
+        self._live = Live(console=console, transient=True, get_renderable=self._line, refresh_per_second=4)
 
     def __enter__(self) -> Self:
         if self._console.is_terminal:

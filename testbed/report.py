@@ -52,9 +52,13 @@ def methods_table(methods: Sequence[Mapping[str, Any]]) -> Table:
 
 
 def reasons(methods: Sequence[Mapping[str, Any]]) -> list[str]:
-    """One line for each method that did not end well."""
-    bad = [method for method in methods if method["status"] != "ok"]
-    return [f"{m['label']} {m['status']}: {m['error'] or 'no reason was recorded'}" for m in bad]
+    """Why methods did not end well: a line for those of the same reason."""
+    labels: dict[str, list[str]] = {}
+    for method in methods:
+        if method["status"] != "ok":
+            why = f"{method['status']}: {method['error'] or 'no reason was recorded'}"
+            labels.setdefault(why, []).append(method["label"])
+    return [f"{', '.join(names)} {why}" for why, names in labels.items()]
 
 
 def links_table(links: Sequence[Mapping[str, Any]]) -> Table:

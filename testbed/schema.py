@@ -156,7 +156,10 @@ def _check_wiring(document: Document, hosts: list[Host], switches: list[Switch])
     names = [host.name for host in hosts]
     written = {place: f"{a} - {b}" for place, a, b in cables}
     for place, text in wiring.problems(names, [switch.name for switch in switches], cables, whole):
-        document.problem(place, text, *([written[place]] if place in written else []))
+        if place in written:
+            document.problem(place, text, written[place])
+        else:
+            document.problem(place, text)
 
 
 def _refuse_network(document: Document) -> None:

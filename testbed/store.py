@@ -139,8 +139,8 @@ def load(path: Path) -> RunData:
         path=path,
         topology=_topology(path / TOPOLOGY),
         manifest=manifest,
-        links=_json(path / LINKS, list) if (path / LINKS).exists() else [],
-        methods=_json(path / METHODS, list) if (path / METHODS).exists() else [],
+        links=_entries(path / LINKS, ("from", "to")),
+        methods=_entries(path / METHODS, ("method", "label", "status")),
         records=records,
         summary=_json(path / SUMMARY, dict) if (path / SUMMARY).exists() else None,
         skipped=skipped,
@@ -197,6 +197,17 @@ def _json(path: Path, kind: type) -> Any:
     if not isinstance(content, kind):
         raise StoreError(f"{path}: expected a JSON {'object' if kind is dict else 'list'}")
     return content
+
+
+def _entries(path: Path, needed: tuple[str, ...]) -> list[dict[str, Any]]:
+    """Objects of a JSON list, each with these texts; none where the run ended before it wrote the file."""
+    if not path.exists():
+        return []
+    entries: list[Any] = _json(path, list)
+    for number, entry in enumerate(entries):
+        if not isinstance(entry, dict) or not all(isinstance(entry.get(key), str) for key in needed):
+            raise StoreError(f"{path}: entry {number} needs {', '.join(needed)}")
+    return entries
 
 
 def _topology(path: Path) -> dict[str, Any]:

@@ -79,13 +79,11 @@ class Document:
     def at(self, place: Place, otherwise: Any) -> Any:
         """What the file has at a place, as it was written, or `otherwise`."""
         value = self.value
-        for part in place:
-            if isinstance(value, dict) and part in value:
+        try:
+            for part in place:
                 value = value[part]
-            elif isinstance(value, list) and isinstance(part, int) and part < len(value):
-                value = value[part]
-            else:
-                return otherwise
+        except (KeyError, IndexError, TypeError):
+            return otherwise
         return value
 
     @property

@@ -11,7 +11,7 @@ from testbed.manifest import manifest
 from testbed.store import RunFolder
 
 COMMANDS = ("run", "check", "doctor", "clean", "compare")
-HEAVY = {"torch", "ray", "transformers", "pandas", "numpy", "scipy", "sklearn", "pydantic", "mininet"}
+HEAVY = {"torch", "ray", "transformers", "pandas", "numpy", "scipy", "sklearn", "mininet"}
 BROKEN = """\
 name: broken
 backend: local
@@ -89,7 +89,13 @@ def test_comparing_runs_prints_their_table(tmp_path: Path) -> None:
                 "run.yaml", "name: tiny\nhosts: {h1: {}}\nrun: {source: h1, weights: random, repeats: 1}\n"
             )
             folder.write_json("manifest.json", manifest([], {}, {}))
-            one = {"method": "single", "label": "single", "options": {}, "status": "ok", "error": None}
+            one: dict[str, object] = {
+                "method": "single",
+                "label": "single",
+                "options": {},
+                "status": "ok",
+                "error": None,
+            }
             folder.write_json("methods.json", [{**one, "equals_single": True, "payload_formula": [0]}])
             row = Record(request=0, rank=0, latency_s=0.25).row()
             folder.append_record({**row, "host": "h1", "method": "single", "label": "single", "warmup": False})

@@ -131,12 +131,19 @@ def test_every_dtype_crosses_unchanged(meshes: Meshes, dtype: torch.dtype) -> No
 def test_inputs_and_results_are_counted_apart(meshes: Meshes) -> None:
     def act(transport: Transport) -> float:
         exchange = Exchange(transport, request=9)
+        total = 0.0
         if transport.rank == 0:
             for rank in exchange.others:
                 exchange.send_input(rank, part(rank, 10 * rank))
-            return sum(float(exchange.receive_result(rank)) for rank in exchange.others)
-        exchange.send_result(0, exchange.receive_input(0).sum())
-        return 0.0
+            total = sum(float(exchange.receive_result(rank)) for rank in exchange.others)
+        else:
+            exchange.send_result(0, exchange.receive_input(0).sum())
+        assert (exchange.input_transfer_s > 0, exchange.result_waited_s > 0) == (
+            transport.rank > 0,
+            transport.rank == 0,
+        )
+        assert exchange.waited_s == 0
+        return total
 
     mesh = meshes(3)
     total = everywhere(mesh, act)[0]

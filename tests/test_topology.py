@@ -136,7 +136,7 @@ BAD = [
     ("delay: 5 ms", "delay: 0.5 ms", "8 links[1].jitter", "must not exceed the delay"),
     ("loss: 1 %", "loss: 101 %", '8 links[1].loss = "101 %"', "0 % to 100 %"),
     ("loss: 1 %", "los: 1 %", "8 links[1].los", 'did you mean "loss"?'),
-    ("queue: 128 KiB", "queue: 1 B", '8 links[1].queue = "1 B"', "at least 1600"),
+    ("queue: 128 KiB", "queue: 1 B", '8 links[1].queue = "1 B"', "at least 3028"),
     ("  model: vit-tiny\n", "  model: vit-tiny\n  source: h3\n", '11 run.source = "h3"', "hosts: h1, h2"),
     ("  model: vit-tiny\n", "", "9 run.model", "is missing"),
     ("  model: vit-tiny\n", "  model: vit-tiny\n  seed: -1\n", "11 run.seed = -1", "at least 0"),
@@ -325,7 +325,7 @@ def topologies(draw) -> Topology:
 def quantities(draw) -> tuple[float, float, float, float, int]:
     delay_s = draw(st.floats(0, 1e3))
     rate_bit_s = draw(st.floats(1e-3, 1e12))
-    return rate_bit_s, delay_s, draw(st.floats(0, delay_s)), draw(st.floats(0, 1)), draw(st.integers(1600, 2**50))
+    return rate_bit_s, delay_s, draw(st.floats(0, delay_s)), draw(st.floats(0, 1)), draw(st.integers(4000, 2**50))
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

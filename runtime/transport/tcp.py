@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import select
 import socket
@@ -126,7 +127,8 @@ class Connection:
                 try:
                     self._socket.shutdown(socket.SHUT_RDWR)
                 except OSError as fault:
-                    self._why = f"{why} ({fault.strerror})" if why != _CLOSED_HERE else why
+                    if fault.errno != errno.ENOTCONN:  # down already, by a reset
+                        raise
                 self._writing.notify_all()
             return PeerLost(self.peer, wire.named(layer), self._why)
 

@@ -1,0 +1,29 @@
+# sudo make run    set up what is missing, then the main experiment
+# sudo make test   the same set-up, then all tests (those that need root are skipped without it, and say so)
+# make lint        ruff and mypy
+
+PYTHON ?= python3
+BIN := .venv/bin
+# Under sudo, what was made here belongs to the owner of the checkout afterwards, also after a failure or Ctrl-C.
+GIVE_BACK := trap .ci/give-back EXIT; trap 'exit 130' INT; trap 'exit 143' TERM;
+
+.PHONY: run test setup system lint
+
+run: setup
+	@$(GIVE_BACK) $(BIN)/python -m testbed.run topologies/star4_10mbps.yaml
+
+test: setup
+	@$(GIVE_BACK) $(BIN)/python -m pytest
+
+setup: system .venv/.installed
+
+system:
+	@.ci/setup-system $(PYTHON)
+
+.venv/.installed: pyproject.toml | system
+	@$(GIVE_BACK) .ci/setup-python $(PYTHON)
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy

@@ -1,0 +1,205 @@
+"""A network that is not the declared one is found out, with the link and the numbers; the declared one passes."""
+
+import os
+import re
+import secrets
+import shutil
+import subprocess
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from testbed import probe, shape
+from testbed.hosts import HOSTS, Network
+from testbed.paths import Path, path
+from testbed.topology import Host, Link, RunSpec, Switch, Topology
+
+needs_root = pytest.mark.skipif(
+    os.geteuid() != 0 or shutil.which("mnexec") is None, reason="needs root and mnexec: hosts are network namespaces"
+)
+
+
+def _topology(hosts: int, switches: int, links: list[Link]) -> Topology:
+    names = tuple(Host(f"h{i + 1}") for i in range(hosts))
+    joints = tuple(Switch(f"s{i + 1}") for i in range(switches))
+    return Topology("t", "mininet", names, joints, tuple(links), RunSpec("h1", "vit-base"))
+
+
+def _star(hosts: int, rate_bit_s: float = 10e6) -> Topology:
+    return _topology(hosts, 1, [Link(f"h{i + 1}", "s1", rate_bit_s) for i in range(hosts)])
+
+
+def _mesh(hosts: int) -> Topology:
+    pairs = [(i, j) for i in range(hosts) for j in range(i + 1, hosts)]
+    return _topology(hosts, 0, [Link(f"h{i + 1}", f"h{j + 1}", 10e6) for i, j in pairs])
+
+
+def _tree() -> Topology:
+    edges = [Link(f"h{i}", "s1" if i < 3 else "s2", 10e6) for i in range(1, 5)]
+    return _topology(4, 2, [*edges, Link("s1", "s2", 5e6)])
+
+
+# What is true
+
+
+@pytest.mark.parametrize(
+    ("size_bytes", "truth_ms"), [(1000, 0.87), (4000, 3.4), (10000, 8.5), (15000, 12.8), (60000, 51.0), (250000, 212.5)]
+)
+def test_expected_times_are_those_of_the_line(size_bytes: int, truth_ms: float) -> None:
+    cable = Path("h1", "h2", (Link("h1", "h2", 10e6),))
+    answer_s = (1 + 90) * 8 / 10e6
+    assert probe.expected(cable, size_bytes, "netem") - answer_s == pytest.approx(truth_ms / 1e3, rel=0.01)
+
+
+def test_a_switch_stores_and_forwards_one_frame_and_buckets_let_one_go_free() -> None:
+    star = path(_star(2), "h1", "h2")
+    frame_s, line_s = 1538 * 8 / 10e6, 100 * 1538 * 8 / 10e6
+    assert probe.expected(star, 144800, "netem") == pytest.approx(line_s + frame_s + 2 * 91 * 8 / 10e6)
+    assert probe.expected(star, 144800, "tbf") == pytest.approx(line_s - 1600 * 8 / 10e6)
+
+
+@given(st.integers(1, 300_000), st.integers(1, 50_000), st.floats(1e6, 200e6), st.floats(1e6, 200e6))
+def test_more_bytes_take_longer_and_a_bucket_never_makes_it_slower(
+    size_bytes: int, more_bytes: int, up_bit_s: float, down_bit_s: float
+) -> None:
+    over = Path("h1", "h2", (Link("h1", "s1", up_bit_s), Link("h2", "s1", down_bit_s)))
+    times_s = {shaper: probe.expected(over, size_bytes, shaper) for shaper in shape.SHAPERS}
+    assert 0 <= times_s["tbf"] <= times_s["netem"]
+    assert probe.expected(over, size_bytes + more_bytes, "tbf") >= times_s["tbf"]
+    assert times_s["netem"] >= size_bytes * 8 / over.rate_bit_s
+
+
+# What is measured
+
+
+@pytest.mark.parametrize("topology", [_star(2), _star(4), _star(5), _mesh(4), _tree()], ids=str)
+def test_the_chosen_paths_cross_every_direction_of_every_link(topology: Topology) -> None:
+    chosen = probe.chosen_paths(topology)
+    crossed = {direction for over in chosen for direction in probe.directions(over)}
+    both = [(link.a, link.b) for link in topology.links] + [(link.b, link.a) for link in topology.links]
+    assert crossed == {f"{a} -> {b}" for a, b in both}
+    assert len(chosen) <= len(both)
+
+
+def test_a_star_is_probed_as_a_ring_in_two_rounds() -> None:
+    rounds = probe.batches(probe.chosen_paths(_star(4)))
+    assert [[(p.source, p.target) for p in group] for group in rounds] == [
+        [("h1", "h2"), ("h3", "h4")],
+        [("h2", "h3"), ("h4", "h1")],
+    ]
+
+
+@pytest.mark.parametrize("topology", [_star(5), _mesh(4), _tree()], ids=str)
+def test_paths_measured_at_once_share_nothing(topology: Topology) -> None:
+    rounds = probe.batches(probe.chosen_paths(topology))
+    for first, second in (group for group in rounds if len(group) > 1):
+        assert {first.source, first.target}.isdisjoint((second.source, second.target))
+        assert not set(first.links) & set(second.links)
+
+
+# How it is judged
+
+
+def _as_declared() -> dict[str, Any]:
+    return {"rtt_s": 0.0, "goodput_bit_s": 9.4e6, "message_s": {"4000": 0.0021, "256000": 0.216}}
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"rtt_s": 0.0004}, "RTT"),
+        ({"goodput_bit_s": 9.4e6 * 0.94}, "long transfer"),
+        ({"goodput_bit_s": 9.4e6 * 1.02}, "long transfer"),
+        ({"message_s": {"4000": 0.0001, "256000": 0.216}}, "4000 B"),
+        ({"message_s": {"4000": 0.0021, "256000": 0.230}}, "256000 B"),
+        ({"message_s": {"4000": 0.0021}}, "not over in time"),
+    ],
+)
+def test_each_deviation_is_named_and_the_declared_passes(change: dict[str, Any], says: str) -> None:
+    over = path(_star(2), "h1", "h2")
+    assert probe.judge(over, _as_declared(), _as_declared()) == []
+    wrong = probe.judge(over, _as_declared() | change, _as_declared())
+    assert len(wrong) == 1 and says in wrong[0]
+
+
+def test_the_second_measurement_of_a_pair_decides() -> None:
+    declared = {"rate_bit_s": 10e6}
+    first = {"from": "h1", "to": "h2", "links": ["h1 -> h2"], "declared": declared, "verdict": "wrong", "why": "late"}
+    assert probe.verdict([first]) == "wrong" and probe.verdict([]) == "ok"
+    assert probe.complaints([first]) == ["h1 -> h2 (declared 10 Mbit/s): late"]
+    assert probe.verdict([first, first | {"verdict": "ok", "why": ""}]) == "ok"
+
+
+# Real networks
+
+
+@pytest.fixture(scope="module")
+def pair() -> Iterator[tuple[Network, Topology]]:
+    topology = _star(2)
+    with HOSTS["mininet"](topology, secrets.token_hex(4)) as network:
+        yield network, topology
+
+
+def _port(network: Network, sender: str, receiver: str) -> shape.Port:
+    return next(p for p in network.ports if (p.sender, p.receiver) == (sender, receiver))
+
+
+def _tc(network: Network, port: shape.Port, *words: str) -> None:
+    argv = ["tc", *words[:2], "dev", port.interface, *words[2:]]
+    if port.host is None:
+        subprocess.run(argv, check=True)
+    else:
+        network.hosts[port.host].run(argv, 10.0)
+
+
+@pytest.mark.root
+@needs_root
+def test_the_declared_network_passes(pair: tuple[Network, Topology]) -> None:
+    network, topology = pair
+    rows = probe.probe(network, topology)
+    assert probe.verdict(rows) == "ok", probe.complaints(rows)
+    assert sorted(hop for row in rows for hop in row["links"]) == ["h1 -> s1", "h2 -> s1", "s1 -> h1", "s1 -> h2"]
+    assert all(set(row["measured"]["message_s"]) == {"1000", "4000", "16000", "64000", "256000"} for row in rows)
+
+
+MININET_DEFAULT = [
+    "qdisc replace root handle 5: htb default 1",
+    "class add parent 5: classid 5:1 htb rate 10mbit burst 15k",
+]
+WRONG = {
+    "mininet's default, small messages ride free": (MININET_DEFAULT, r"16000 B takes \d+(\.\d+)? us, not 12.\d+ ms"),
+    "not shaped": (["qdisc replace root pfifo limit 1000"], r"16000 B takes .*, not 12.\d+ ms"),
+    "half the rate": (
+        ["qdisc replace root tbf rate 5mbit burst 1600 limit 65536 overhead 24"],
+        r"transfer gets 4\.[67]\d* Mbit/s, not 9\.4\d* Mbit/s",
+    ),
+    "without the line's overhead": (
+        ["qdisc replace root tbf rate 10200kbit burst 1600 limit 65536"],
+        "transfer gets 9.7",
+    ),
+    "dead": (["qdisc replace root tbf rate 10mbit burst 1600 limit 1"], "no measurement"),
+}
+
+
+@pytest.mark.root
+@needs_root
+@pytest.mark.parametrize("fault", WRONG)
+def test_one_wrong_direction_is_found_and_named(pair: tuple[Network, Topology], fault: str) -> None:
+    network, topology = pair
+    port, (lines, says) = _port(network, "s1", "h2"), WRONG[fault]
+    try:
+        for line in lines:
+            _tc(network, port, *line.split())
+        rows = probe.probe(network, topology)
+    finally:
+        _tc(network, port, "qdisc", "del", "root")
+        for command in shape.commands([port], shape.choose()):
+            subprocess.run(command.argv, check=True)
+    assert probe.verdict(rows) == "wrong"
+    complaint = next(line for line in probe.complaints(rows) if "s1 -> h2" in line)
+    assert "declared 10 Mbit/s" in complaint and re.search(says, complaint), complaint
+    answers_only = fault != "dead"  # a slow or free direction of a link leaves the other one as declared
+    assert not answers_only or {row["verdict"] for row in rows if row["from"] == "h2"} == {"ok"}
