@@ -23,10 +23,19 @@ def place(method: str, options: Mapping[str, Any], shape: Shape, tokens: int, cl
     shares = []
     for rank, host in enumerate(devices):
         mine = dict(whole)
-        if kind.cuts != "nothing":
+        if kind.cuts == "tokens":
+            # Where the class token is held once, its holder takes one content token less.
+            mine["tokens"] = content_spans(tokens, 0 if kind.own_class_token else shape.prefix, len(devices))[rank]
+        elif kind.cuts != "nothing":
             mine[kind.cuts] = even_spans(len(whole[kind.cuts]), len(devices))[rank]
         shares.append(Share(rank, host, **mine))
     return Plan(method, tuple(shares), dict(options))
+
+
+def content_spans(tokens: int, prefix: int, devices: int) -> list[Span]:
+    """Content tokens of each device when all positions, `prefix` and content, are dealt out evenly."""
+    positions = even_spans(prefix + tokens, devices)
+    return [Span(max(0, span.start - prefix), span.stop - prefix) for span in positions]
 
 
 def refusal(method: str, options: Mapping[str, Any], shape: Shape, tokens: int, devices: int) -> str | None:

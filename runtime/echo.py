@@ -12,9 +12,10 @@ import socket
 import struct
 import sys
 import time
+from contextlib import ExitStack
 
 _HEADER = struct.Struct("!cQ")  # what follows, bytes of the message with this header
-_MESSAGE, _STREAM = b"M", b"S"
+_MESSAGE, _STREAM, _PULL = b"M", b"S", b"P"  # a message to answer, bytes until the end, bytes to be sent back
 _REPORT = struct.Struct("!Qd")  # payload bytes, seconds, as the receiver saw them
 _LONGEST_BYTES = 1 << 30
 _RTT_BYTES = 16
@@ -69,10 +70,14 @@ def _answer(connection: socket.socket, into: memoryview) -> None:
         if kind == _STREAM:
             connection.sendall(_REPORT.pack(*_receive_stream(connection, into)))
             return
-        if kind != _MESSAGE or not _HEADER.size <= size <= _LONGEST_BYTES:
+        if kind not in (_MESSAGE, _PULL) or not _HEADER.size <= size <= _LONGEST_BYTES:
             raise Bad(f"not a message: kind {kind!r}, {size} bytes")
-        _discard(connection, size - _HEADER.size, into)
-        connection.sendall(b"\x01")
+        if kind == _PULL:
+            for begun in range(0, size, len(into)):
+                connection.sendall(into[: min(size - begun, len(into))])
+        else:
+            _discard(connection, size - _HEADER.size, into)
+            connection.sendall(b"\x01")
 
 
 def serve(address: str, idle_s: float, congestion: str) -> None:
@@ -119,14 +124,15 @@ def _stream(connection: socket.socket, size_bytes: int, limit_s: float) -> float
     return 8 * counted / seconds if seconds > 0 else 0.0
 
 
-def measure(address: str, port: int, wanted: argparse.Namespace) -> dict[str, object]:
+def measure(wanted: argparse.Namespace) -> dict[str, object]:
     """One row of raw numbers: `rtt_s` (list), `message_s` (size -> list of seconds), `goodput_bit_s`.
 
-    `wanted` holds messages ("SIZE:REPEATS" each), gap_s, stream_bytes, stream_s, patience_s, congestion.
+    `wanted` holds address, port, messages (list of (size, repeats)), pings, gap_s, stream_bytes, stream_s, patience_s,
+    congestion.
     Sizes that do not fit in `patience_s` any more are left out. Raises OSError, Bad.
     """
     end_s = time.monotonic() + wanted.patience_s
-    with socket.create_connection((address, port), timeout=_CONNECT_S) as connection:
+    with socket.create_connection((wanted.address, wanted.port), timeout=_CONNECT_S) as connection:
         _settings(connection, wanted.congestion, wanted.patience_s)
         message_s: dict[str, list[float]] = {}
         for size, repeats in [(_RTT_BYTES, wanted.pings), *wanted.messages]:
@@ -140,6 +146,38 @@ def measure(address: str, port: int, wanted: argparse.Namespace) -> dict[str, ob
     return {"rtt_s": rtt_s, "message_s": message_s, "goodput_bit_s": goodput_bit_s}
 
 
+def fan(wanted: argparse.Namespace) -> dict[str, list[float]]:
+    """Seconds to send a message to every peer at once (`push_s`) and to be sent one by every peer at once (`pull_s`).
+
+    Shows the rate of this host's own link alone, which a message to one peer cannot: the next link may hide it.
+    `wanted` holds peer (list of (address, port)), size_bytes, repeats, gap_s, patience_s, congestion.
+    Raises OSError, Bad.
+    """
+    into = memoryview(bytearray(wanted.size_bytes))
+    message = _HEADER.pack(_MESSAGE, wanted.size_bytes) + bytes(wanted.size_bytes - _HEADER.size)
+    times_s: dict[str, list[float]] = {"push_s": [], "pull_s": []}
+    with ExitStack() as closing:
+        peers = [
+            closing.enter_context(socket.create_connection((address, int(port)), timeout=_CONNECT_S))
+            for address, port in wanted.peer
+        ]
+        for peer in peers:
+            _settings(peer, wanted.congestion, wanted.patience_s)
+        for what, words, answer_bytes in (
+            ("push_s", message, 1),
+            ("pull_s", _HEADER.pack(_PULL, wanted.size_bytes), wanted.size_bytes),
+        ):
+            for _ in range(wanted.repeats):
+                time.sleep(wanted.gap_s)
+                begun = time.monotonic()
+                for peer in peers:
+                    peer.sendall(words)
+                for peer in peers:
+                    _discard(peer, answer_bytes, into)
+                times_s[what].append(time.monotonic() - begun)
+    return times_s
+
+
 def _size_and_repeats(text: str) -> tuple[int, int]:
     size, repeats = (int(part) for part in text.split(":"))
     if not _HEADER.size <= size <= _LONGEST_BYTES or size == _RTT_BYTES:
@@ -150,18 +188,22 @@ def _size_and_repeats(text: str) -> tuple[int, int]:
 def _arguments(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m runtime.echo", description=__doc__)
     verbs = parser.add_subparsers(dest="verb", required=True)
-    serving, measuring = verbs.add_parser("serve"), verbs.add_parser("measure")
+    serving, measuring, fanning = (verbs.add_parser(verb) for verb in ("serve", "measure", "fan"))
     serving.add_argument("address")
     serving.add_argument("--idle-s", type=float, default=60.0)
     measuring.add_argument("address")
     measuring.add_argument("port", type=int)
     measuring.add_argument("--messages", type=_size_and_repeats, nargs="*", default=[], metavar="SIZE:REPEATS")
     measuring.add_argument("--pings", type=int, default=10)
-    measuring.add_argument("--gap-s", type=float, default=0.005)
     measuring.add_argument("--stream-bytes", type=int, default=1_000_000)
     measuring.add_argument("--stream-s", type=float, default=2.0)
-    measuring.add_argument("--patience-s", type=float, default=20.0)
-    for verb in (serving, measuring):
+    fanning.add_argument("--peer", nargs=2, action="append", required=True, metavar=("ADDRESS", "PORT"))
+    fanning.add_argument("--size-bytes", type=int, default=16000)
+    fanning.add_argument("--repeats", type=int, default=5)
+    for verb in (measuring, fanning):
+        verb.add_argument("--gap-s", type=float, default=0.005)
+        verb.add_argument("--patience-s", type=float, default=20.0)
+    for verb in (serving, measuring, fanning):
         verb.add_argument("--congestion", default="cubic")
     return parser.parse_args(argv)
 
@@ -173,9 +215,9 @@ def main(argv: list[str]) -> int:
         if wanted.verb == "serve":
             serve(wanted.address, wanted.idle_s, wanted.congestion)
         else:
-            print(json.dumps(measure(wanted.address, wanted.port, wanted)), flush=True)
+            print(json.dumps(measure(wanted) if wanted.verb == "measure" else fan(wanted)), flush=True)
     except (Bad, OSError) as error:
-        print(f"{wanted.verb} {wanted.address}: {error}", file=sys.stderr)
+        print(f"{wanted.verb}: {error}", file=sys.stderr)
         return 1
     return 0
 

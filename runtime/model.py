@@ -159,7 +159,7 @@ def _layer_weights(file: safe_open, shape: Shape, index: int, heads: Span | None
 
 
 def _cuts(shape: Shape, heads: Span) -> dict[str, Span]:
-    """Which rows or columns of each matrix belong to a span of heads; hidden units go in proportion. Raises BadModel."""
+    """Rows or columns of each matrix that belong to a span of heads; hidden units in proportion. Raises BadModel."""
     if any(edge * shape.kv_heads % shape.heads for edge in (heads.start, heads.stop)):
         raise BadModel(f"heads {heads.start} to {heads.stop} split a group of queries that share keys and values")
 

@@ -2,7 +2,7 @@
 
 Help answers at once: what a subcommand needs is imported when it runs.
 Exit status: 0 good, 1 a method failed (or, of doctor, something is missing), 2 bad input, 3 the network is not the
-declared one, 130 interrupted.
+declared one or could not be made or removed, 130 interrupted.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-BAD_INPUT = 2
+BAD_INPUT, NO_NETWORK = 2, 3
 app = typer.Typer(
     help="Run one Transformer over several devices on a declared network, and measure it.",
     no_args_is_help=True,
@@ -72,7 +72,7 @@ def clean() -> None:
         from testbed import clean as module
 
         removed = module.clean()
-    typer.echo("\n".join(removed) if removed else "nothing was left behind")
+    typer.echo("\n".join(f"removed {line}" for line in removed) or "nothing to remove")
 
 
 @app.command()
@@ -94,8 +94,9 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
 
 @contextmanager
 def _one_line_each() -> Iterator[None]:
-    """A mistake of the user, or a machine that cannot, as lines on stderr and exit 2; never a traceback."""
+    """Mistakes and machines that cannot, as lines on stderr, never a traceback: exit 2, or 3 for the network."""
     from runtime.errors import RuntimeFault
+    from testbed.hosts import HostError
     from testbed.store import StoreError
     from testbed.topology import TopologyError
 
@@ -105,12 +106,14 @@ def _one_line_each() -> Iterator[None]:
         _refuse(error.problems)
     except (StoreError, RuntimeFault) as error:
         _refuse([str(error)])
+    except HostError as error:
+        _refuse([str(error)], NO_NETWORK)
 
 
-def _refuse(lines: Sequence[str]) -> NoReturn:
+def _refuse(lines: Sequence[str], code: int = BAD_INPUT) -> NoReturn:
     for line in lines:
         typer.echo(line, err=True)
-    raise typer.Exit(BAD_INPUT)
+    raise typer.Exit(code)
 
 
 def _readable(file: Path) -> Path:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import secrets
-import socket
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -19,6 +18,13 @@ from testbed.hosts import Network
 
 UP_S = 60.0
 OBJECT_STORE_BYTES = 80_000_000  # the least that Ray accepts is enough: no tensor goes through it
+FLAGS = [
+    "--include-dashboard=false",
+    "--disable-usage-stats",
+    f"--object-store-memory={OBJECT_STORE_BYTES}",
+    "--min-worker-port=0",  # any free port: the nodes of a local run share one machine's
+    "--max-worker-port=0",
+]
 RAY = str(Path(sys.executable).with_name("ray"))
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -51,36 +57,36 @@ def cluster(network: Network, log: Callable[[str], Path]) -> Iterator[Control]:
 
     The processes belong to the network, which ends them when it is taken down.
     """
-    head = network.control_address
-    port = _free_port(head)
     environment = _environment(network.directory)
     os.environ.update(environment)
     import ray  # only now: Ray reads its token's path once, when it is imported
 
-    flags = ["--include-dashboard=false", "--disable-usage-stats", f"--object-store-memory={OBJECT_STORE_BYTES}"]
+    address, process = _head(network, log)
     environment = {**os.environ, **environment}
-    head_flags = ["--head", f"--node-ip-address={head}", f"--port={port}", "--num-cpus=0", *flags]
-    process = network.start(
-        [RAY, "start", "--block", *head_flags, f"--temp-dir={_made(network.directory / 'r')}"],
-        log("control"),
-        environment,
-    )
-    _await(lambda: _listens(head, port), {"control": process}, log)
     nodes = {}
     for index, host in enumerate(network.hosts.values()):
         own = [f"--node-ip-address={host.control_address}", f"--temp-dir={_made(network.directory / f'r{index}')}"]
         mark = f"--resources={json.dumps({f'host:{host.name}': 1})}"
-        command = [RAY, "start", "--block", f"--address={head}:{port}", "--num-cpus=1", mark, *own, *flags]
+        command = [RAY, "start", "--block", f"--address={address}", "--num-cpus=1", mark, *own, *FLAGS]
         nodes[host.name] = host.start(command, log(host.name), environment)
     try:
-        ray.init(
-            f"{head}:{port}", _node_ip_address=head, log_to_driver=False, logging_level="ERROR", configure_logging=False
-        )
+        own_address = network.control_address
+        ray.init(address, _node_ip_address=own_address, log_to_driver=False, logging_level="ERROR")
         wanted = {f"host:{name}" for name in network.hosts}
         _await(lambda: wanted <= set(ray.cluster_resources()), {"control": process, **nodes}, log)
         yield Control(ray)
     finally:
         ray.shutdown()
+
+
+def _head(network: Network, log: Callable[[str], Path]) -> tuple[str, Popen[bytes]]:
+    """Start Ray's head on a port that is free, and wait for the file in which it says which one."""
+    folder = _made(network.directory / "r")
+    flags = ["--head", "--port=0", f"--node-ip-address={network.control_address}", "--num-cpus=0", *FLAGS]
+    process = network.start([RAY, "start", "--block", *flags, f"--temp-dir={folder}"], log("control"), dict(os.environ))
+    told = folder / "ray_current_cluster"
+    _await(lambda: told.exists() and bool(told.read_text().strip()), {"control": process}, log)
+    return told.read_text().strip(), process
 
 
 def _environment(directory: Path) -> dict[str, str]:
@@ -105,19 +111,6 @@ def _made(folder: Path) -> Path:
     """Each node its own folder: nodes that share one collide over their sockets."""
     folder.mkdir(exist_ok=True)
     return folder
-
-
-def _free_port(address: str) -> int:
-    with socket.create_server((address, 0)) as server:
-        return int(server.getsockname()[1])
-
-
-def _listens(address: str, port: int) -> bool:
-    try:
-        socket.create_connection((address, port), timeout=1).close()
-    except OSError:
-        return False
-    return True
 
 
 def _await(ready: Callable[[], bool], processes: Mapping[str, Popen[bytes]], log: Callable[[str], Path]) -> None:

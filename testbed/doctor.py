@@ -15,7 +15,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Literal
 
-from testbed import abilities, shape, yamlfile
+from testbed import abilities, cgroup, shape, yamlfile
+from testbed.hosts import HostError
 from testbed.topology import Topology, TopologyError, load
 from testbed.units import show_size
 from testbed.yamlfile import Place
@@ -98,14 +99,29 @@ def _refusals(topology: Topology) -> list[tuple[Place, str]]:
     found: list[tuple[Place, str]] = [(("backend",), text) for text in machine]
     if abilities.is_root() and any(switch.kind == "ovs" for switch in topology.switches) and not abilities.ovs_works():
         found.append((("switches",), "type ovs needs a running Open vSwitch (`ovs-vsctl show` fails): use type bridge"))
-    if any(host.cpu is not None for host in topology.hosts) and abilities.is_root() and not _cgroup_writable():
-        found.append((("hosts",), "cpu needs a writable cgroup with the cpu controller, there is none: leave cpu out"))
+    found += [(("hosts",), text) for text in _share_refusals(topology)]
     shaper = _shaper() or "tbf"
     for index, link in enumerate(topology.links):
         text = shape.refusal(link, shaper)
         if text is not None:
             found.append((("links", index), f"{link.a} - {link.b}: {text}"))
     return found
+
+
+def _share_refusals(topology: Topology) -> Iterator[str]:
+    if not abilities.is_root():
+        return
+    try:
+        hierarchy = cgroup.find()
+    except HostError as error:
+        yield str(error)
+        return
+    cpu_asked = any(host.cpu is not None for host in topology.hosts)
+    memory_asked = any(host.memory_bytes is not None for host in topology.hosts)
+    asked_trees = (("cpu", cpu_asked, hierarchy.cpu), ("memory", memory_asked, hierarchy.memory))
+    for controller, asked, tree in asked_trees:
+        if asked and (tree is None or not os.access(tree, os.W_OK)):
+            yield f"{controller} needs a writable cgroup controller, there is none here: leave {controller} out"
 
 
 def _shaper() -> str | None:
@@ -170,32 +186,21 @@ def _kernel() -> Iterator[Finding]:
         yield Finding("shaping", "ok", f"rates by {shaper}; delay and loss are refused so far")
 
 
-def cpu_controller() -> tuple[str, Path] | None:
-    """("v1" or "v2", folder) of the cgroup hierarchy that can limit CPU time, None where there is none."""
-    unified = Path("/sys/fs/cgroup")
-    if (unified / "cgroup.controllers").exists() and "cpu" in (unified / "cgroup.controllers").read_text().split():
-        return "v2", unified
-    for mount in Path("/proc/mounts").read_text().splitlines():
-        _, folder, kind, options = mount.split(" ")[:4]
-        if kind == "cgroup" and "cpu" in options.split(","):
-            return "v1", Path(folder)
-    return None
-
-
-def _cgroup_writable() -> bool:
-    controller = cpu_controller()
-    return controller is not None and os.access(controller[1], os.W_OK)
-
-
 def _cgroup() -> Iterator[Finding]:
-    controller = cpu_controller()
-    if controller is None:
-        yield Finding("cgroup", "missing", "no cpu controller: hosts cannot get CPU shares", "leave out cpu of hosts")
-    elif _cgroup_writable():
-        yield Finding("cgroup", "ok", f"{controller[0]}, cpu controller at {controller[1]} is writable")
-    else:
-        fix = "mount it writable" if abilities.is_root() else "use sudo"
-        yield Finding("cgroup", "missing", f"{controller[0]}, {controller[1]} is not writable", fix)
+    try:
+        hierarchy = cgroup.find()
+    except HostError as error:
+        yield Finding("cgroup", "missing", str(error), "without one, only backend local works")
+        return
+    for controller, tree in (("cpu", hierarchy.cpu), ("memory", hierarchy.memory)):
+        name = f"cgroup {controller}"
+        if tree is None:
+            yield Finding(name, "warn", f"v{hierarchy.version}, no such controller", f"leave out {controller} of hosts")
+        elif os.access(tree, os.W_OK):
+            yield Finding(name, "ok", f"v{hierarchy.version}, {tree} is writable")
+        else:
+            fix = "mount it writable" if abilities.is_root() else "use sudo"
+            yield Finding(name, "missing", f"v{hierarchy.version}, {tree} is not writable", fix)
 
 
 def _cores(topology: Topology | None) -> Iterator[Finding]:

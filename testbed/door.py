@@ -28,7 +28,7 @@ class Door(BaseModel):
 class HostDoor(Door):
     """hosts.NAME and defaults.host."""
 
-    cpu: float | None = Field(default=None, gt=0, le=4096, description="cores, e.g. 0.4")
+    cpu: float | None = Field(default=None, ge=0.001, le=4096, description="cores, e.g. 0.4")
     memory: Size | None = Field(default=None, gt=0, description='e.g. "2 GiB"')
 
 

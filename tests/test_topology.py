@@ -108,8 +108,8 @@ BAD = [
     ("name: demo\n", "", "1 name", "is missing"),
     ("backend: mininet", "backend: mininett", '2 backend = "mininett"', "'mininet' or 'local'"),
     ("backend: mininet", "backnd: mininet", "2 backnd", 'did you mean "backend"?'),
-    ("h1: {cpu: 0.4}", "h1: {cpu: -0.4}", "3 hosts.h1.cpu = -0.4", "must be above 0"),
-    ("h1: {cpu: 0.4}", "h1: {cpu: 0}", "3 hosts.h1.cpu = 0", "must be above 0"),
+    ("h1: {cpu: 0.4}", "h1: {cpu: -0.4}", "3 hosts.h1.cpu = -0.4", "must be at least 0.001"),
+    ("h1: {cpu: 0.4}", "h1: {cpu: 0}", "3 hosts.h1.cpu = 0", "must be at least 0.001"),
     ("h1: {cpu: 0.4}", "h1: {cpu: .inf}", '3 hosts.h1.cpu = ".inf"', "give a number"),
     ("h1: {cpu: 0.4}", "h1: {cpu: true}", "3 hosts.h1.cpu = true", "give a number"),
     ("h1: {cpu: 0.4}", "h1: {cpuu: 0.4}", "3 hosts.h1.cpuu", 'did you mean "cpu"?'),
@@ -310,7 +310,7 @@ def topologies(draw) -> Topology:
     name = draw(st.from_regex(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,20}", fullmatch=True))
     if backend == "local":
         return Topology(name, backend, tuple(Host(host) for host in names[1:]), (), (), run)
-    cpus = st.none() | st.floats(0, 4096, exclude_min=True)
+    cpus = st.none() | st.floats(0.001, 4096)
     hosts = tuple(Host(host, draw(cpus), draw(st.none() | st.integers(1, 2**50))) for host in names[1:])
     star = draw(st.booleans())
     pairs = (
