@@ -150,7 +150,8 @@ def table(durations: list[dict[str, dict[str, list[float]]]], rate_bit_s: float 
     from testbed.statistics import spread
 
     world = len(durations)
-    lines = ["slice B   ours ms  p95    gloo ms  p95    gloo/ours   wire ms  ours/wire   payload alone ms"]
+    heading = "slice B   ours ms  p95    gloo ms  p95    gloo/ours"
+    lines = [heading if rate_bit_s is None else heading + "   wire ms  ours/wire   payload alone ms"]
     for size in SIZES_BYTES:
         ours, gloo = (spread([s for rank in durations for s in rank[str(size)][name]]) for name in ("ours", "gloo"))
         line = f"{size:7d}  {ours['median'] * 1e3:8.2f} {ours['p95'] * 1e3:6.2f}"

@@ -31,6 +31,11 @@ def is_root() -> bool:
     return os.geteuid() == 0
 
 
+def program(name: str) -> str | None:
+    """Where a program is, None if nowhere; also in the folders of root, which others often lack in PATH."""
+    return shutil.which(name, path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin")
+
+
 @lru_cache
 def why_not(ability: str) -> str | None:
     """None if this machine has `ability`, a key of PROBES, else what the trial command said. Needs root.

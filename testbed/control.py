@@ -14,12 +14,11 @@ from subprocess import Popen
 from typing import Any
 
 from runtime.actor import DeviceActor, Station
-from testbed.hosts import Network
+from testbed.hosts import HostError, Network
 
 UP_S = 60.0
 OBJECT_STORE_BYTES = 80_000_000  # the least that Ray accepts is enough: no tensor goes through it
 FLAGS = [
-    "--include-dashboard=false",
     "--disable-usage-stats",
     f"--object-store-memory={OBJECT_STORE_BYTES}",
     "--min-worker-port=0",  # any free port: the nodes of a local run share one machine's
@@ -29,7 +28,7 @@ RAY = str(Path(sys.executable).with_name("ray"))
 ROOT = Path(__file__).resolve().parent.parent
 
 
-class ControlError(Exception):
+class ControlError(HostError):
     """Ray did not come up; the text names the host and its log."""
 
 
@@ -82,7 +81,14 @@ def cluster(network: Network, log: Callable[[str], Path]) -> Iterator[Control]:
 def _head(network: Network, log: Callable[[str], Path]) -> tuple[str, Popen[bytes]]:
     """Start Ray's head on a port that is free, and wait for the file in which it says which one."""
     folder = _made(network.directory / "r")
-    flags = ["--head", "--port=0", f"--node-ip-address={network.control_address}", "--num-cpus=0", *FLAGS]
+    flags = [
+        "--head",
+        "--port=0",
+        "--include-dashboard=false",
+        f"--node-ip-address={network.control_address}",
+        "--num-cpus=0",
+        *FLAGS,
+    ]
     process = network.start([RAY, "start", "--block", *flags, f"--temp-dir={folder}"], log("control"), dict(os.environ))
     told = folder / "ray_current_cluster"
     _await(lambda: told.exists() and bool(told.read_text().strip()), {"control": process}, log)

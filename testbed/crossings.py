@@ -8,6 +8,7 @@ from testbed.paths import Path, Unreachable, path
 from testbed.topology import MIN_QUEUE_BYTES, Topology
 
 AT_ONCE = 2  # more would measure the cores, not the links
+AT_ONCE_BIT_S = 200e6  # likewise
 
 
 def directions(over: Path) -> list[str]:
@@ -53,7 +54,8 @@ def batches(paths: Iterable[Path]) -> list[list[Path]]:
                 {one.source, one.target}.isdisjoint((p.source, p.target)) and not set(one.links) & set(p.links)
                 for p in group
             )
-            if apart and len(group) < AT_ONCE:
+            rate_bit_s = sum(p.rate_bit_s for p in (one, *group))
+            if apart and len(group) < AT_ONCE and rate_bit_s <= AT_ONCE_BIT_S:
                 group.append(one)
                 break
         else:

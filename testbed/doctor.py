@@ -17,7 +17,7 @@ from typing import Literal
 
 from testbed import abilities, cgroup, shape, yamlfile
 from testbed.hosts import HostError
-from testbed.topology import Topology, TopologyError, load
+from testbed.topology import Topology, load
 from testbed.units import show_size
 from testbed.yamlfile import Place
 
@@ -136,7 +136,7 @@ def _program_refusals(topology: Topology) -> Iterator[str]:
         yield "mininet makes network namespaces and needs root: use sudo, or a file with backend: local"
     bridges = any(switch.kind == "bridge" for switch in topology.switches)
     for program, package in PROGRAMS.items():
-        if shutil.which(program) is None and (program != "brctl" or bridges):
+        if abilities.program(program) is None and (program != "brctl" or bridges):
             yield f"mininet needs the program {program}: sudo apt-get install {package}"
 
 
@@ -160,7 +160,7 @@ def _root() -> Iterator[Finding]:
 
 def _programs() -> Iterator[Finding]:
     for program, package in (PROGRAMS | EXTRA_PROGRAMS).items():
-        where = shutil.which(program)
+        where = abilities.program(program)
         state: State = "ok" if where else "missing" if program in PROGRAMS else "warn"
         yield Finding(program, state, where or f"not in PATH (Debian package {package})", SETUP)
     if abilities.ovs_works():
@@ -269,13 +269,8 @@ def _congestion() -> Iterator[Finding]:
 
 
 def main(file: Path | None = None, say: Callable[[str], object] = print) -> int:
-    """Say every finding; 0 when nothing that is needed is missing, 1 otherwise, 2 for a file that is wrong."""
-    try:
-        topology = load(file) if file else None
-    except TopologyError as error:
-        sys.stderr.write("\n".join(error.problems) + "\n")
-        return 2
-    found = findings(topology)
+    """Say every finding; 0 when nothing that is needed is missing, else 1. Raises TopologyError for a bad file."""
+    found = findings(load(file) if file else None)
     for finding in found:
         say(finding.line)
     missing = sum(finding.state == "missing" for finding in found)
@@ -284,6 +279,6 @@ def main(file: Path | None = None, say: Callable[[str], object] = print) -> int:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) > 2 or "-h" in sys.argv or "--help" in sys.argv:
-        sys.exit("usage: python -m testbed.doctor [FILE]")
-    sys.exit(main(Path(sys.argv[1]) if len(sys.argv) == 2 else None))
+    from testbed.cli import main as command
+
+    command(["doctor", *sys.argv[1:]])

@@ -113,7 +113,7 @@ def _gap_s(paths: Iterable[Path]) -> float:
 def _options(over: Path, wanted: Mapping[str, Any], thorough: bool) -> tuple[list[str], float]:
     """Options of `runtime.echo measure` for this path, and the seconds after which to give it up."""
     # Long messages need few repeats: what the machine's other work adds to them is far below 5 %.
-    budget_s, stream_s = (0.7, 0.8) if thorough else (0.5, 0.4)
+    budget_s, stream_s = (0.7, 0.6) if thorough else (0.5, 0.4)
     repeats = {size: min(5, max(1, int(budget_s / (s + 1e-3)))) for size, s in wanted["message_s"].items()}
     gap_s = _gap_s([over])
     due_s = sum(repeats[size] * (s + gap_s) for size, s in wanted["message_s"].items()) + _PINGS * gap_s

@@ -79,9 +79,7 @@ def refusal(link: Link, shaper: str) -> str | None:
     """Why `shaper` cannot make this link what it declares, with what is allowed; None when it can."""
     for quantity, value in (("delay", link.delay_s), ("jitter", link.jitter_s), ("loss", link.loss)):
         if value > 0:
-            return (
-                f"{quantity}: links have a rate and a queue only so far ({shaper} shapes the rate); leave it out"
-            )
+            return f"{quantity}: links have a rate and a queue only so far ({shaper} shapes the rate); leave it out"
     if not LOWEST_RATE_BIT_S <= link.rate_bit_s <= HIGHEST_RATE_BIT_S:
         bounds = f"{show_rate(LOWEST_RATE_BIT_S)} to {show_rate(HIGHEST_RATE_BIT_S)}"
         return f"rate {show_rate(link.rate_bit_s)}: {shaper} is true to its rate from {bounds}"

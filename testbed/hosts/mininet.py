@@ -194,14 +194,14 @@ class _Builder:
         lg.addHandler(logging.FileHandler(self.directory / "mininet.log"))
         enter = _member(group)
 
-        def inside(kind: Any, **more: Any) -> Any:
+        def inside(kind: Any) -> Any:
             def popen(_: Any, argv: Sequence[str], **options: Any) -> Popen[bytes]:
                 return Popen([*enter, *argv], **options)
 
-            return type(kind.__name__, (kind,), {"_popen": popen, **more})
+            return type(kind.__name__, (kind,), {"_popen": popen})
 
-        # `inited`: Mininet's own start-up writes sysctls of the machine (buffers, ARP tables, limits).
-        self.net = inside(Mininet, inited=True)(controller=None, build=False)
+        Mininet.inited = True  # else it writes sysctls of the machine: TCP buffers, ARP tables, limits
+        self.net = Mininet(controller=None, build=False)
         kinds = {"bridge": (inside(LinuxBridge), {}), "ovs": (inside(OVSSwitch), {"failMode": "standalone"})}
         for short in self.plan.hosts.values():
             self.net.addHost(short, cls=inside(Host), ip=None)
