@@ -4,13 +4,15 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
-# Under sudo, what was made here belongs to the owner of the checkout afterwards, also after a failure or Ctrl-C.
-GIVE_BACK := trap .ci/give-back EXIT; trap 'exit 130' INT; trap 'exit 143' TERM;
+# Under sudo, what was made here belongs to the owner of the checkout afterwards, also after a failure.
+GIVE_BACK := trap .ci/give-back EXIT;
 
 .PHONY: run test setup system lint
 
+# The run is make's own child, without a shell between them, so that SIGTERM to make reaches it and it can clean up.
+run: export PYTHONDONTWRITEBYTECODE = 1
 run: setup
-	@$(GIVE_BACK) $(BIN)/python -m testbed.run topologies/star4_10mbps.yaml
+	@$(BIN)/python -m testbed.run topologies/star4_10mbps.yaml
 
 test: setup
 	@$(GIVE_BACK) $(BIN)/python -m pytest

@@ -127,19 +127,19 @@ def _stream(connection: socket.socket, size_bytes: int, limit_s: float) -> float
 def measure(wanted: argparse.Namespace) -> dict[str, object]:
     """One row of raw numbers: `rtt_s` (list), `message_s` (size -> list of seconds), `goodput_bit_s`.
 
-    `wanted` holds address, port, messages (list of (size, repeats)), pings, gap_s, stream_bytes, stream_s, patience_s,
-    congestion.
+    `wanted` holds address, port, messages (list of (size, repeats, gap_s)), pings, gap_s, stream_bytes, stream_s,
+    patience_s, congestion.
     Sizes that do not fit in `patience_s` any more are left out. Raises OSError, Bad.
     """
     end_s = time.monotonic() + wanted.patience_s
     with socket.create_connection((wanted.address, wanted.port), timeout=_CONNECT_S) as connection:
         _settings(connection, wanted.congestion, wanted.patience_s)
         message_s: dict[str, list[float]] = {}
-        for size, repeats in [(_RTT_BYTES, wanted.pings), *wanted.messages]:
+        for size, repeats, gap_s in [(_RTT_BYTES, wanted.pings, wanted.gap_s), *wanted.messages]:
             for _ in range(repeats):
                 if time.monotonic() > end_s:
                     break
-                time.sleep(wanted.gap_s)  # the link's queue is empty by the answer; its bucket fills in this gap
+                time.sleep(gap_s)  # the link's queue is empty by the answer; a bucket fills in this gap
                 message_s.setdefault(str(size), []).append(_message_s(connection, size))
         rtt_s = message_s.pop(str(_RTT_BYTES), [])
         goodput_bit_s = _stream(connection, wanted.stream_bytes, wanted.stream_s)
@@ -178,11 +178,11 @@ def fan(wanted: argparse.Namespace) -> dict[str, list[float]]:
     return times_s
 
 
-def _size_and_repeats(text: str) -> tuple[int, int]:
-    size, repeats = (int(part) for part in text.split(":"))
-    if not _HEADER.size <= size <= _LONGEST_BYTES or size == _RTT_BYTES:
+def _message(text: str) -> tuple[int, int, float]:
+    size, repeats, gap_s = text.split(":")
+    if not _HEADER.size <= int(size) <= _LONGEST_BYTES or int(size) == _RTT_BYTES:
         raise argparse.ArgumentTypeError(f"{size}: a message has {_RTT_BYTES + 1} to {_LONGEST_BYTES} bytes")
-    return size, repeats
+    return int(size), int(repeats), float(gap_s)
 
 
 def _arguments(argv: list[str]) -> argparse.Namespace:
@@ -193,7 +193,7 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
     serving.add_argument("--idle-s", type=float, default=60.0)
     measuring.add_argument("address")
     measuring.add_argument("port", type=int)
-    measuring.add_argument("--messages", type=_size_and_repeats, nargs="*", default=[], metavar="SIZE:REPEATS")
+    measuring.add_argument("--messages", type=_message, nargs="*", default=[], metavar="SIZE:REPEATS:GAP_S")
     measuring.add_argument("--pings", type=int, default=10)
     measuring.add_argument("--stream-bytes", type=int, default=1_000_000)
     measuring.add_argument("--stream-s", type=float, default=2.0)

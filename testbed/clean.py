@@ -39,9 +39,14 @@ def clean() -> list[str]:
 
     Live runs are left alone. Raises HostError for what could not be removed; its ledger then stays for the next time.
     """
-    removed = []
+    removed, failures = [], []
     for ledger in stale():
-        removed += undo(ledger)
+        try:
+            removed += undo(ledger)
+        except HostError as error:
+            failures.append(str(error))
+    if failures:
+        raise HostError("; ".join([*failures, *(f"removed {line}" for line in removed)]))
     return removed
 
 

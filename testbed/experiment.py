@@ -47,16 +47,18 @@ def execute(path: Path, out: Path | None = None) -> int:
     Raises TopologyError, StoreError, BadModel.
     """
     topology = check.load(path)
-    refusals = doctor.refusal(topology)
+    refusals = doctor.problems(topology, path)
     if refusals:
-        raise TopologyError([f"{path}: {text}" for text in refusals])
+        raise TopologyError(refusals)
     console = Console(highlight=False)
     for line in clean.clean():
         console.print(f"left by a run that crashed: {line}", style="yellow")
     with RunFolder.create(topology.name, out) as folder, Progress(console) as progress, terminable():
         experiment = Experiment(topology, folder, progress)
-        code = experiment.run()
-        experiment.finish()
+        try:
+            code = experiment.run()
+        finally:
+            experiment.finish()
     report(folder.path, console)
     return code
 
@@ -64,19 +66,9 @@ def execute(path: Path, out: Path | None = None) -> int:
 def report(path: Path, console: Console) -> None:
     """Print what a run folder holds: tables, notes, where it is."""
     run = store.load(path)
-    facts = {"byte_tokens": run.manifest.get("byte_tokens"), "throttled_s": throttled(run.methods)}
     found = summary(run)
-    render(found, run.links, notes(found, run, facts), console)
+    render(found, run.links, notes(found, run), console)
     console.print(f"saved in {os.path.relpath(path)}", soft_wrap=True)
-
-
-def throttled(entries: list[dict[str, Any]]) -> dict[str, float]:
-    """Seconds that each host was held back by its CPU share, over all methods."""
-    total: dict[str, float] = {}
-    for entry in entries:
-        for host, seconds in (entry.get("throttled_s") or {}).items():
-            total[host] = total.get(host, 0.0) + seconds
-    return total
 
 
 class Experiment:
@@ -84,15 +76,17 @@ class Experiment:
 
     def __init__(self, topology: Topology, folder: RunFolder, progress: Progress) -> None:
         self.topology, self.folder, self.progress = topology, folder, progress
+        self.run_id = secrets.token_hex(4)
         self.entries = [_entry(spec) for spec in topology.run.methods]
+        self.folder.write_text(store.TOPOLOGY, dump(self.topology))
+        self._write_manifest({})
 
     def run(self) -> int:
         """From the file to records; the exit status. What went wrong with a method is in its entry."""
         try:
-            self.folder.write_text(store.TOPOLOGY, dump(self.topology))
             ready = self._prepare()
             self._skip("the network did not come up")
-            with HOSTS[self.topology.backend](self.topology, secrets.token_hex(4)) as network:
+            with HOSTS[self.topology.backend](self.topology, self.run_id) as network:
                 self.progress.stage(f"{len(network.hosts)} hosts up ({self.topology.backend})")
                 if not self._network_is_declared(network):
                     return WRONG_NETWORK
@@ -118,14 +112,13 @@ class Experiment:
     def _prepare(self) -> Material:
         run = self.topology.run
         self._skip("the run ended before its network was up")
-        self._write_manifest({})
         ready = material.gather(run, self.folder.path / "requests.safetensors", self.progress.stage)
         self._write_manifest({"byte_tokens": inputs.bytes_as_ids(ready.shape, ready.folder)})
         return ready
 
     def _write_manifest(self, more: Mapping[str, Any]) -> None:
-        backend = self.topology.backend
-        facts = {"backend": backend, "shaper": None if backend == "local" else shape.choose(), **more}
+        shaper = None if self.topology.backend == "local" else shape.choose()
+        facts = {"run_id": self.run_id, "backend": self.topology.backend, "shaper": shaper, **more}
         self.folder.write_json(store.MANIFEST, manifest(sys.argv, {"run": self.topology.run.seed}, facts))
 
     def _network_is_declared(self, network: Network) -> bool:
@@ -204,7 +197,7 @@ class Turn:
             entry |= {"status": "ok", "error": None}
             progress.done("ok", f"{count} of {run.repeats} requests")
         except DeviceLost as error:
-            entry |= {"status": "failed", "error": str(error)}
+            entry |= {"status": "failed", "error": str(error), "failed_host": ", ".join(error.hosts)}
             progress.done("failed", str(error))
             self.fleet.end()
         now = {host.name: host.throttled_s() for host in self._hosts(plan)}

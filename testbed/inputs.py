@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from runtime.errors import RuntimeFault
 from runtime.families import TOKENIZER
 from runtime.shape import Shape, grid
 from testbed.topology import RunSpec
@@ -32,7 +33,7 @@ PROSE = (
 )  # fmt: skip
 
 
-class BadInputs(Exception):
+class BadInputs(RuntimeFault):
     """`run.inputs` cannot be used; the text is one line that says what is allowed."""
 
 

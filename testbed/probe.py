@@ -29,6 +29,7 @@ MESSAGE_BYTES = (1000, 4000, 16000, 64000, 256000)
 FAN_BYTES = 16000  # two at once fit into the least default queue, so that nothing is lost where links are as declared
 _PING_BYTES = 16  # as in runtime.echo
 _PINGS = 10
+_LONGEST_GAP_S = 0.025
 _MANY_PATHS = 6  # more of them get fewer repeats and a shorter transfer each
 _ECHO = (sys.executable, "-m", "runtime.echo")
 _FAULTS = (HostError, OSError, subprocess.SubprocessError, ValueError)  # of a network that cannot be measured
@@ -95,19 +96,22 @@ def complaints(rows: Sequence[Row]) -> list[str]:
 
 
 def _wanted(over: Path, shaper: str) -> dict[str, Any]:
-    """What `judge` compares with. Sizes that would take longer than 5 s are left out, but never all of 1, 4, 16 kB."""
+    """What `judge` compares with. Sizes that would take longer than 2 s are left out, but never all of 1, 4, 16 kB."""
     times_s = {size: expected(over, size, shaper) for size in MESSAGE_BYTES}
     return {
         "rtt_s": expected(over, _PING_BYTES, shaper),
         "goodput_bit_s": expected_goodput_bit_s(over),
-        "message_s": {str(size): t for size, t in times_s.items() if size <= 16000 or t <= 5.0},
+        "message_s": {str(size): t for size, t in times_s.items() if size <= 16000 or t <= 2.0},
     }
 
 
-def _gap_s(paths: Iterable[Path]) -> float:
-    """How long links must be idle for the bucket of the slowest to be full again."""
+def _gap_s(paths: Iterable[Path], due_s: float = 0.0) -> float:
+    """How long to leave links idle before a message that takes `due_s`: what any bucket can then let go shows in it.
+
+    At least until the declared bucket of the slowest link is full again.
+    """
     rates = [link.rate_bit_s for over in paths for link in over.links]
-    return 1e-3 + 1.2 * max(free_bytes(rate, "tbf") * 8 / rate for rate in rates)
+    return 1e-3 + 1.2 * max(free_bytes(rate, "tbf") * 8 / rate for rate in rates) + min(due_s, _LONGEST_GAP_S)
 
 
 def _options(over: Path, wanted: Mapping[str, Any], thorough: bool) -> tuple[list[str], float]:
@@ -115,15 +119,15 @@ def _options(over: Path, wanted: Mapping[str, Any], thorough: bool) -> tuple[lis
     # Long messages need few repeats: what the machine's other work adds to them is far below 5 %.
     budget_s, stream_s = (0.7, 0.6) if thorough else (0.5, 0.4)
     repeats = {size: min(5, max(1, int(budget_s / (s + 1e-3)))) for size, s in wanted["message_s"].items()}
-    gap_s = _gap_s([over])
-    due_s = sum(repeats[size] * (s + gap_s) for size, s in wanted["message_s"].items()) + _PINGS * gap_s
+    gaps_s = {size: _gap_s([over], s) for size, s in wanted["message_s"].items()}
+    due_s = sum(repeats[size] * (s + gaps_s[size]) for size, s in wanted["message_s"].items()) + _PINGS * _gap_s([over])
     stream_bytes = max(40 * SEGMENT_BYTES, int(wanted["goodput_bit_s"] * stream_s / 8))
     limit_s = 2.5 * stream_bytes * 8 / wanted["goodput_bit_s"] + 1.0
     patience_s = 3 * due_s + 3.0
-    numbers = {"pings": _PINGS, "gap-s": gap_s, "patience-s": patience_s}
+    numbers = {"pings": _PINGS, "gap-s": _gap_s([over]), "patience-s": patience_s}
     numbers |= {"stream-bytes": stream_bytes, "stream-s": limit_s}
     flat = [word for key, value in numbers.items() for word in (f"--{key}", str(value))]
-    messages = [f"{size}:{count}" for size, count in repeats.items()]
+    messages = [f"{size}:{count}:{gaps_s[size]}" for size, count in repeats.items()]
     return [*flat, "--messages", *messages], 2 * patience_s + 2 * limit_s + 10.0
 
 
@@ -172,13 +176,23 @@ def _measure(network: Network, over: Path, wanted: Mapping[str, Any], how: _How)
 
 def _measure_fan(network: Network, fan: tuple[Path, Path], due_s: float) -> dict[str, float]:
     """Medians of two messages at once from (push_s) and to (pull_s) the host where both paths start. Raises _FAULTS."""
-    gap_s = _gap_s(fan)
+    gap_s = _gap_s(fan, due_s)
     patience_s = 3 * due_s + 3.0
     limit_s = 10 * (patience_s + gap_s) + 10.0
     with ExitStack() as receivers:
         ends = [receivers.enter_context(_receiver(network, over, limit_s)) for over in fan]
         peers = [word for end in ends for word in ("--peer", *end)]
-        numbers = ["--size-bytes", str(FAN_BYTES), "--gap-s", str(gap_s), "--patience-s", str(patience_s)]
+        repeats = "5" if due_s < 0.01 else "3"
+        numbers = [
+            "--size-bytes",
+            str(FAN_BYTES),
+            "--repeats",
+            repeats,
+            "--gap-s",
+            str(gap_s),
+            "--patience-s",
+            str(patience_s),
+        ]
         raw = json.loads(network.hosts[fan[0].source].run([*_ECHO, "fan", *peers, *numbers], limit_s).stdout)
     return {what: median(times) for what, times in raw.items()}
 

@@ -17,6 +17,7 @@ FRAME_BYTES = 1514  # 1500 bytes of IP and the 14 bytes of Ethernet header
 LOWEST_RATE_BIT_S = 64e3
 HIGHEST_RATE_BIT_S = 200e6  # one flow is true to 500 Mbit/s, but four hosts at once are not: see docs/network.md
 _LEAST_BURST_BYTES = 1600  # a full frame on the line, 1538, and room for the kernel's rounding; less drops it
+_FIRST_BURST_FRAMES = 10
 
 
 class NoShaper(Exception):
@@ -83,9 +84,9 @@ def refusal(link: Link, shaper: str) -> str | None:
     if not LOWEST_RATE_BIT_S <= link.rate_bit_s <= HIGHEST_RATE_BIT_S:
         bounds = f"{show_rate(LOWEST_RATE_BIT_S)} to {show_rate(HIGHEST_RATE_BIT_S)}"
         return f"rate {show_rate(link.rate_bit_s)}: {shaper} is true to its rate from {bounds}"
-    least = 2 * FRAME_BYTES
+    least = _FIRST_BURST_FRAMES * FRAME_BYTES
     if link.queue_bytes < least:
-        return f"queue {show_size(link.queue_bytes)}: must hold two full frames, {show_size(least)}"
+        return f"queue {show_size(link.queue_bytes)}: must hold the frames that TCP starts with, {show_size(least)}"
     return None
 
 

@@ -77,7 +77,7 @@ def test_what_cannot_be_done_is_refused_with_the_number(shaper: str) -> None:
     for rate_bit_s, number in ((1e9, "1 Gbit/s"), (63e3, "63 kbit/s")):
         refused = shape.refusal(Link("h1", "s1", rate_bit_s), shaper)
         assert refused is not None and number in refused and "64 kbit/s to 200 Mbit/s" in refused
-    assert "3028" in str(shape.refusal(Link("h1", "s1", 10e6, queue_bytes=1514), shaper))
+    assert "15140 B" in str(shape.refusal(Link("h1", "s1", 10e6, queue_bytes=8000), shaper))
 
 
 @pytest.mark.root

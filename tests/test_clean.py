@@ -1,0 +1,153 @@
+"""A run that was killed is undone, exactly and only that."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from testbed import clean
+from testbed.hosts import HOSTS, HostError
+from testbed.ledger import Ledger
+from testbed.processes import look
+from testbed.topology import Host, RunSpec, Topology
+
+ROOT = Path(__file__).resolve().parent.parent
+CHILD = """
+import sys
+from testbed.hosts import HOSTS
+from testbed.topology import Host, Link, RunSpec, Switch, Topology
+backend, run_id = sys.argv[1:]
+hosts = (Host("h1"), Host("h2"))
+switches = (Switch("s1"),) if backend == "mininet" else ()
+links = tuple(Link(host.name, "s1", 1e7) for host in hosts) if switches else ()
+topology = Topology("t", backend, hosts, switches, links, RunSpec("h1", "vit-base"))
+daemon = "import os,time\\nif os.fork()==0:\\n os.setsid()\\n if os.fork()==0:\\n  print(os.getpid(),flush=True)"
+daemon += ";time.sleep(600)"
+with HOSTS[backend](topology, run_id) as network:
+    log = network.directory / "h1.log"
+    network.hosts["h1"].start([sys.executable, "-c", daemon], log).wait()
+    while not log.read_text().strip():
+        pass
+    print(network.directory, log.read_text().strip(), flush=True)
+    input()
+"""
+
+
+def killed_run(backend: str, run_id: str) -> tuple[Path, int]:
+    """Build a network in a child that is then killed. Returns what it left: its scratch folder and a daemon's pid."""
+    child = subprocess.Popen(
+        [sys.executable, "-c", CHILD, backend, run_id], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    assert child.stdout is not None
+    words = child.stdout.readline().split()
+    child.kill()
+    child.communicate()
+    directory, daemon = Path(words[0].decode()), int(words[1])
+    assert directory.is_dir() and look(daemon) is not None
+    return directory, daemon
+
+
+@pytest.fixture
+def run_id() -> str:
+    return secrets.token_hex(4)
+
+
+def test_killed_local_run(run_id: str) -> None:
+    directory, daemon = killed_run("local", run_id)
+    removed = clean.clean()
+    assert f"directory {directory}" in removed and any(line.endswith(f"processes of run {run_id}") for line in removed)
+    assert not directory.exists() and look(daemon) is None
+    assert not any(run_id in line for line in clean.clean())
+
+
+@pytest.fixture
+def bystander() -> Iterator[tuple[str, int]]:
+    """A bridge, and a process in a namespace of its own, of somebody else; the bridge's name is almost one of ours."""
+    bridge = f"tb{secrets.token_hex(3)}"
+    subprocess.run(["ip", "link", "add", "dev", bridge, "type", "bridge"], check=True)
+    holder = subprocess.Popen(["unshare", "--net", "sleep", "600"])
+    yield bridge, holder.pid
+    holder.kill()
+    holder.wait()
+    subprocess.run(["ip", "link", "delete", "dev", bridge], check=True)
+
+
+@pytest.mark.root
+@pytest.mark.skipif(os.geteuid() != 0 or shutil.which("mnexec") is None, reason="needs root and mnexec")
+def test_killed_mininet_run_with_bystanders(run_id: str, bystander: tuple[str, int]) -> None:
+    directory, daemon = killed_run("mininet", run_id)
+    made = [name for name in os.listdir("/sys/class/net") if name.startswith(clean.prefix(run_id))]
+    bridges = [name for name in made if "-" not in name]
+    assert len(bridges) == 2  # the switch and the management network
+    shown = subprocess.run(
+        [sys.executable, "-m", "testbed.clean"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert f"removed directory {directory}" in shown.stdout
+    # Cables may be gone already: their namespaces ended with their processes.
+    assert all(f"removed bridge {name}\n" in shown.stdout for name in bridges)
+    assert look(daemon) is None and not directory.exists()
+    assert not any(name.startswith(clean.prefix(run_id)) for name in os.listdir("/sys/class/net"))
+    assert not list(Path("/sys/fs/cgroup").glob(f"**/testbed-{run_id}"))
+    bridge, holder = bystander
+    assert Path("/sys/class/net", bridge).exists() and look(holder) is not None
+
+
+def test_a_live_run_is_left_alone(run_id: str) -> None:
+    topology = Topology("t", "local", (Host("h1"),), (), (), RunSpec("h1", "vit-base"))
+    with HOSTS["local"](topology, run_id) as network:
+        process = network.hosts["h1"].start(["sleep", "600"], network.directory / "log")
+        assert not any(run_id in line for line in clean.clean())
+        assert network.hosts["h1"].alive(process.pid) and network.directory.is_dir()
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [
+        ("directory", "/etc"),
+        ("directory", "/tmp/tb-00000000"),
+        ("bridge", "docker0"),
+        ("interface", "eth0"),
+        ("cgroup", "/sys/fs/cgroup/cpu"),
+        ("cgroup", "/sys/fs/cgroup/testbed-RUN/../user.slice"),
+        ("process", "1"),
+    ],
+)
+def test_a_damaged_ledger_removes_nothing(run_id: str, kind: str, name: str) -> None:
+    ledger = Ledger.create(run_id)
+    try:
+        ledger.add(kind, name.replace("RUN", run_id))
+        with pytest.raises(HostError, match="not touched"):
+            clean.undo(ledger)
+    finally:
+        ledger.close()
+
+
+def test_a_link_in_place_of_the_scratch_folder_is_not_followed(run_id: str, tmp_path: Path) -> None:
+    (tmp_path / "precious").mkdir()
+    (tmp_path / "precious" / "file").write_text("kept")
+    link = tmp_path / f"tb-{run_id}"
+    link.symlink_to(tmp_path / "precious")
+    ledger = Ledger.create(run_id)
+    try:
+        ledger.add("directory", str(link))
+        with pytest.raises(HostError, match="not touched"):
+            clean.undo(ledger)
+    finally:
+        ledger.close()
+    assert (tmp_path / "precious" / "file").read_text() == "kept"
+
+
+def test_a_second_interrupt_waits_for_the_clean_up() -> None:
+    steps = []
+    with pytest.raises(KeyboardInterrupt), clean.undisturbed():
+        signal.raise_signal(signal.SIGINT)
+        steps.append("went on")
+    assert steps == ["went on"]

@@ -1,0 +1,314 @@
+"""Networks of hosts: as promised while up, and nothing left afterwards."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import secrets
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from ipaddress import IPv4Network, ip_address
+from pathlib import Path
+
+import pytest
+
+from testbed import cgroup
+from testbed.clean import prefix
+from testbed.hosts import HOSTS, HostError, Network
+from testbed.hosts.layout import layout, used_networks
+from testbed.topology import Host, Link, RunSpec, Switch, Topology
+
+RUN = RunSpec(source="h1", model="vit-base")
+root = [
+    pytest.mark.root,
+    pytest.mark.skipif(os.geteuid() != 0 or shutil.which("mnexec") is None, reason="needs root and mnexec"),
+]
+
+
+def star(count: int = 3, **host: float | int) -> Topology:
+    hosts = tuple(Host(f"h{i + 1}", **host) for i in range(count))  # type: ignore[arg-type]
+    return Topology("star", "mininet", hosts, (Switch("s1"),), tuple(Link(host.name, "s1", 1e7) for host in hosts), RUN)
+
+
+def local() -> Topology:
+    return Topology("local", "local", (Host("h1"), Host("h2")), (), (), RUN)
+
+
+MESH = Topology(
+    "mesh",
+    "mininet",
+    (Host("a"), Host("b"), Host("c")),
+    (Switch("s1"), Switch("s2")),
+    (
+        Link("a", "b", 1e7),
+        Link("a", "s1", 2e7),
+        Link("b", "s1", 2e7),
+        Link("s1", "s2", 2e7),
+        Link("c", "s2", 2e7),
+    ),
+    RUN,
+)
+
+
+@pytest.fixture
+def run_id() -> str:
+    return secrets.token_hex(4)
+
+
+# --- names and addresses, without root ---
+
+
+def test_layout_names_fit_the_kernel_and_carry_the_run_id() -> None:
+    plan = layout(MESH, "3f9a12cd")
+    names = [end.interface for cable in plan.cables for end in (cable.a, cable.b)]
+    names += [*plan.hosts.values(), *plan.switches.values(), plan.management]
+    assert len(set(names)) == len(names)
+    assert all(len(name) <= 15 and name.startswith(prefix("3f9a12cd")) for name in names)
+
+
+def test_connected_switches_are_one_network_and_direct_cables_their_own() -> None:
+    plan = layout(MESH, "3f9a12cd")
+
+    def nets(host: str, shaped: bool) -> list[str]:
+        return [str(end.address).rpartition(".")[0] for end in plan.ends(host, shaped)]
+
+    assert nets("a", True)[1] == nets("b", True)[1] == nets("c", True)[0]
+    assert nets("a", True)[0] == nets("b", True)[0]
+    everything = {*nets("a", True), plan.control_address.rpartition(".")[0]}
+    assert len(everything) == 3
+    assert plan.reach("b", "a") == plan.ends("b", True)[0].address  # the direct cable
+    assert plan.reach("b", "c") == plan.ends("b", True)[1].address  # through the switches
+
+
+def test_addresses_keep_away_from_what_the_machine_uses() -> None:
+    addresses = json.dumps([{"addr_info": [{"local": "10.130.0.7", "prefixlen": 9}]}])
+    routes = json.dumps([{"dst": "default"}, {"dst": "10.0.0.0/10"}, {"dst": "10.64.0.9"}])
+    used = used_networks(addresses, routes)
+    assert used == [IPv4Network("10.0.0.0/10"), IPv4Network("10.128.0.0/9"), IPv4Network("10.64.0.9/32")]
+    plan = layout(MESH, "ffffffff", used)
+    got = [end.address for cable in plan.cables for end in (cable.a, cable.b) if end.address]
+    assert all(ip_address(one) in IPv4Network("10.64.0.0/10") for one in [*got, plan.control_address])
+    with pytest.raises(HostError, match=r"all of 10\.0\.0\.0/8"):
+        layout(MESH, "00000000", [IPv4Network("10.0.0.0/8")])
+
+
+# --- cgroup files, on a folder that stands in for the kernel ---
+
+
+@pytest.mark.parametrize(
+    ("version", "on", "off"),
+    [
+        (1, {"cpu.cfs_period_us": "10000", "cpu.cfs_quota_us": "4000"}, {"cpu.cfs_quota_us": "-1"}),
+        (2, {"cpu.max": "4000 10000"}, {"cpu.max": "max 10000"}),
+    ],
+)
+def test_cpu_share_of_either_version(tmp_path: Path, version: int, on: dict[str, str], off: dict[str, str]) -> None:
+    group = cgroup.Group(cgroup.Hierarchy(version, tmp_path, tmp_path, None), "run/h1", cpu=0.4)
+    (tmp_path / "run/h1").mkdir(parents=True)
+    (tmp_path / "run/h1/cpu.stat").write_text("nr_throttled 3\nthrottled_time 1500000000\nthrottled_usec 1500000\n")
+    for switched, files in ((True, on), (False, off)):
+        group.limit(switched)
+        assert {name: (tmp_path / "run/h1" / name).read_text() for name in files} == files
+    assert group.throttled_s() == 1.5
+
+
+def test_a_limit_that_the_machine_cannot_keep_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(HostError, match="no cgroup controller for memory"):
+        cgroup.Group(cgroup.Hierarchy(1, tmp_path, tmp_path, None), "run/h1", memory_bytes=1 << 30).make()
+
+
+def test_hierarchy_is_found_by_looking(tmp_path: Path) -> None:
+    mounts = tmp_path / "mounts"
+    mounts.write_text(f"cgroup2 {tmp_path} cgroup2 rw 0 0\n")
+    (tmp_path / "cgroup.controllers").write_text("cpuset cpu io\n")
+    assert cgroup.find(mounts) == cgroup.Hierarchy(2, tmp_path, tmp_path, None)
+    mounts.write_text(f"cgroup /v1 cgroup rw,cpu,cpuacct 0 0\ncgroup2 {tmp_path} cgroup2 rw 0 0\n")
+    assert cgroup.find(mounts) == cgroup.Hierarchy(1, Path("/v1"), Path("/v1"), None)
+    mounts.write_text("proc /proc proc rw 0 0\n")
+    with pytest.raises(HostError, match="none mounted"):
+        cgroup.find(mounts)
+
+
+# --- local ---
+
+
+def test_local_hosts_run_processes_and_end_them(run_id: str) -> None:
+    with HOSTS["local"](local(), run_id) as network:
+        one, two = network.hosts.values()
+        assert one.address_for("h2") == one.data_addresses[0] != two.data_addresses[0]
+        assert one.data_interfaces == () and network.ports == () and one.throttled_s() is None
+        assert one.run([sys.executable, "-c", "print('here')"]).stdout == "here\n"
+        log = network.directory / "h1.log"
+        # A daemon in the old style: it leaves its parent, its session and its group.
+        daemon = "import os,time\nif os.fork()==0:\n os.setsid()\n if os.fork()==0:\n  time.sleep(600)"
+        first = one.start([sys.executable, "-c", "print('out'); import time; time.sleep(600)"], log)
+        one.start([sys.executable, "-c", daemon], log).wait(20)
+        control = network.start([sys.executable, "-c", "import time; time.sleep(600)"], log, None)
+        assert one.alive(first.pid) and os.getsid(first.pid) == first.pid
+        assert len(marked(run_id)) >= 3
+    assert first.poll() is not None and control.poll() is not None
+    assert not one.alive(first.pid) and marked(run_id) == [] and not network.directory.exists()
+
+
+@pytest.mark.parametrize("argv", [["false"], ["no-such-program-here"], ["sleep", "600"]])
+def test_a_command_that_fails_is_named(run_id: str, argv: list[str]) -> None:
+    with HOSTS["local"](local(), run_id) as network, pytest.raises(HostError, match=f"h1: {' '.join(argv)}: [a-zA-Z]"):
+        network.hosts["h1"].run(argv, timeout_s=0.2)
+
+
+def test_local_refuses_what_it_cannot_limit(run_id: str) -> None:
+    topology = Topology("local", "local", (Host("h1", cpu=0.5),), (), (), RUN)
+    with pytest.raises(HostError, match="h1: cpu"), HOSTS["local"](topology, run_id):
+        pass
+
+
+def marked(run_id: str) -> list[int]:
+    found = []
+    for path in Path("/proc").glob("[0-9]*/environ"):
+        try:
+            if f"TESTBED_RUN={run_id}".encode() in path.read_bytes():
+                found.append(int(path.parent.name))
+        except OSError:
+            continue
+    return found
+
+
+# --- Mininet ---
+
+
+def machine() -> dict[str, object]:
+    """What a run must leave as it was. Other runs' names are left out: they may come and go meanwhile."""
+    settings = {}
+    for folder in ("net/core", "net/ipv4", "kernel/pty"):
+        for path in Path("/proc/sys", folder).glob("*"):
+            if path.is_file() and path.name not in ("nr", "ping_group_range") and os.access(path, os.R_OK):
+                settings[str(path)] = path.read_bytes()
+    for path in Path("/proc/sys/net/ipv4/neigh/default").glob("*"):
+        settings[str(path)] = path.read_bytes() if os.access(path, os.R_OK) else b""
+    mounts = {line for line in Path("/proc/self/mounts").read_text().splitlines() if "/ray" not in line}
+    rules = subprocess.run(["iptables-save"], capture_output=True, text=True, check=False).stdout
+    return {
+        "interfaces": {name for name in os.listdir("/sys/class/net") if not re.match("tb[0-9a-f]{5}", name)},
+        "settings": settings,
+        "mounts": mounts,
+        "rules": [line for line in rules.splitlines() if line.startswith("-")],
+    }
+
+
+def remains(run_id: str, namespaces: set[str]) -> list[str]:
+    """Everything in the machine that is still of this run."""
+    found = [name for name in os.listdir("/sys/class/net") if name.startswith(prefix(run_id))]
+    found += [str(path) for path in Path("/sys/fs/cgroup").glob(f"**/testbed-{run_id}*")]
+    found += [str(path) for path in (Path(f"/run/testbed/{run_id}.jsonl"), Path(f"/tmp/tb-{run_id}")) if path.exists()]
+    for link in Path("/proc").glob("[0-9]*/ns/net"):
+        try:
+            if os.readlink(link) in namespaces:
+                found.append(str(link))
+        except OSError:
+            continue
+    return found + [str(pid) for pid in marked(run_id)]
+
+
+def namespaces(network: Network) -> set[str]:
+    return {host.run(["readlink", "/proc/self/ns/net"]).stdout.strip() for host in network.hosts.values()}
+
+
+def qdiscs(network: Network, host: str) -> dict[str, str]:
+    """Address -> queue discipline of the interface that holds it."""
+    rows = json.loads(network.hosts[host].run(["ip", "-j", "addr"]).stdout)
+    return {info["local"]: row["qdisc"] for row in rows for info in row["addr_info"]}
+
+
+class TestMininet:
+    pytestmark = root
+
+    @pytest.fixture
+    def before(self) -> Iterator[dict[str, object]]:
+        state = machine()
+        yield state
+        assert machine() == state
+
+    def test_a_star_is_as_promised_and_leaves_nothing(self, run_id: str, before: dict[str, object]) -> None:
+        with HOSTS["mininet"](star(cpu=0.4), run_id) as network:
+            names = list(network.hosts)
+            made = namespaces(network)
+            assert len(made) == 3 and os.readlink("/proc/self/ns/net") not in made
+            for name, host in network.hosts.items():
+                for peer in names:
+                    if peer != name:
+                        network.hosts[peer].run(["ping", "-c1", "-W3", host.address_for(peer)])
+                host.run(["ping", "-c1", "-W3", network.control_address])
+                queues = qdiscs(network, name)
+                assert set(queues) == {"127.0.0.1", host.control_address, *host.data_addresses}  # and no IPv6
+                assert queues[host.control_address] == "noqueue"
+                assert {queues[one] for one in host.data_addresses} <= {"tbf", "netem"}
+            assert [(p.sender, p.receiver, p.host) for p in network.ports][:2] == [
+                ("h1", "s1", "h1"),
+                ("s1", "h1", None),
+            ]
+            self._shares(network)
+            with pytest.raises(HostError, match=r"h1: ip link set nowhere up: ended with 1: .*nowhere"):
+                network.hosts["h1"].run(["ip", "link", "set", "nowhere", "up"])
+            # It leaves its parent, session and environment, and ignores SIGTERM: only its cgroup knows it.
+            stubborn = "trap '' TERM; setsid -f env -i sleep 600; sleep 600"
+            network.hosts["h2"].start(["sh", "-c", stubborn], network.directory / "log")
+            network.start(["sleep", "600"], network.directory / "log", None)
+        assert remains(run_id, made) == []
+
+    def _shares(self, network: Network) -> None:
+        host = network.hosts["h1"]
+        # Busy for 0.4 s of its own time: a share of 0.4 holds it back about 0.6 s.
+        busy = [sys.executable, "-S", "-c", "import time\nwhile time.process_time() < 0.4: pass"]
+        host.run(busy)
+        assert host.throttled_s() == 0
+        host.limit(True)
+        host.run(busy)
+        held = host.throttled_s()
+        assert held is not None and held > 0.2
+        host.limit(False)
+        host.run(busy)
+        assert host.throttled_s() == held
+
+    def test_direct_cables_and_two_switches(self, run_id: str, before: dict[str, object]) -> None:
+        with HOSTS["mininet"](MESH, run_id) as network:
+            made = namespaces(network)
+            a, b, c = network.hosts.values()
+            assert len(b.data_addresses) == len(b.data_interfaces) == 2
+            for source, target in ((a, b), (a, c), (c, b)):
+                source.run(["ping", "-c1", "-W3", target.address_for(source.name)])
+            # What one reaches over the direct cable, the other cannot: nothing is forwarded.
+            with pytest.raises(HostError, match="ping"):
+                c.run(["ping", "-c1", "-W1", b.address_for("a")])
+        assert remains(run_id, made) == []
+
+    def test_two_networks_at_once(self, run_id: str, before: dict[str, object]) -> None:
+        other_id = secrets.token_hex(4)
+        with HOSTS["mininet"](star(2), run_id) as one:
+            with HOSTS["mininet"](star(2), other_id) as other:
+                made = namespaces(other)
+                assert other.control_address != one.control_address
+            assert remains(other_id, made) == []
+            made = namespaces(one)
+            one.hosts["h1"].run(["ping", "-c1", "-W3", one.hosts["h2"].address_for("h1")])
+            one.hosts["h1"].run(["ping", "-c1", "-W3", one.control_address])
+        assert remains(run_id, made) == []
+
+    @pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit, ValueError])
+    def test_any_way_out_is_clean(self, run_id: str, before: dict[str, object], error: type[BaseException]) -> None:
+        with pytest.raises(error), HOSTS["mininet"](star(1), run_id) as network:
+            made = namespaces(network)
+            raise error
+        assert remains(run_id, made) == []
+
+    def test_a_network_half_built_is_taken_down(self, run_id: str, before: dict[str, object]) -> None:
+        link = Link("h1", "s1", 1e7, queue_bytes=1 << 50)  # more than tc can say
+        broken = Topology("t", "mininet", (Host("h1"),), (Switch("s1"),), (link,), RUN)
+        with pytest.raises(HostError, match=r"tc qdisc replace .* ended with"), HOSTS["mininet"](broken, run_id):
+            pass
+        assert remains(run_id, set()) == []
+        with pytest.raises(HostError, match=r"cgroup .* = -7"), HOSTS["mininet"](star(1, memory_bytes=-7), run_id):
+            pass
+        assert remains(run_id, set()) == []
