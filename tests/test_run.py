@@ -125,8 +125,8 @@ def test_the_folder_tells_what_the_run_stood_on(finished: tuple[Path, int, str])
     if manifest["backend"] == "local":
         assert links == []
     else:
-        assert {row["from"] for row in links} == {row["to"] for row in links} == {"h1", "h2", "h3"}
-        assert all(row["verdict"] == "ok" for row in links[-3:])
+        crossed = {link for row in links for link in row["links"] if row["verdict"] == "ok"}
+        assert crossed == {f"h{i} -> s1" for i in (1, 2, 3)} | {f"s1 -> h{i}" for i in (1, 2, 3)}
     for host in ("h1", "h2", "h3"):
         assert "device process" in (out / f"{host}.log").read_text()
 
