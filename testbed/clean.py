@@ -166,16 +166,7 @@ def undisturbed() -> Iterator[None]:
             signal.raise_signal(first)
 
 
-def main() -> int:
-    """Print what dead runs left and was removed; 1 if something could not be."""
-    try:
-        removed = clean()
-    except HostError as error:
-        print(error, file=sys.stderr)
-        return 1
-    print("\n".join(f"removed {line}" for line in removed) or "nothing to remove")
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    from testbed.cli import main
+
+    main(["clean", *sys.argv[1:]])

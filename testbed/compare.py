@@ -48,8 +48,8 @@ def differences(runs: Sequence[RunData]) -> list[str]:
 
 def _methods(summaries: Sequence[Mapping[str, Any]]) -> Table:
     """Rows grouped by method, in the order in which methods first appear."""
-    table = report.open_table("method", "run", "latency\n95 % interval", "x", "compute", "waiting")
-    table.add_column("sent by\ndevice", justify="right")
+    table = report.open_table("method", "run", "n", "latency\n95 % CI", "x", "compute", "waiting")
+    table.add_column("sent\non wire", justify="right")
     table.add_column("fidelity")
     by_label = [{method["label"]: method for method in one["methods"]} for one in summaries]
     for label in dict.fromkeys(label for one in by_label for label in one):
@@ -67,7 +67,8 @@ def _cells(method: Mapping[str, Any], reference_s: float | None) -> list[str]:
     own = method["latency_s"]["median"]
     ratio = f"{reference_s / own:.3g}" if reference_s and own else report.NONE
     first = report.latency(method) if method["status"] == "ok" else method["status"]
-    return [first, ratio, *report.costs(method)[:3], report.fidelity(method)]
+    compute, waiting, _, sent = report.costs(method)
+    return [str(method["requests"]), first, ratio, compute, waiting, sent, report.fidelity(method)]
 
 
 def _settings(run: RunData) -> dict[str, Any]:

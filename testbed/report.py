@@ -40,14 +40,15 @@ def render(
 def methods_table(methods: Sequence[Mapping[str, Any]]) -> Table:
     """One row per method; a failed or skipped one says so in place of a latency, see `reasons`."""
     table = open_table(
-        "method", "latency\n95 % interval", "compute", "waiting", "sent by\ndevice", "on\nwire", "vs\nsingle"
+        "method", "n", "latency\n95 % CI", "compute", "waiting", "input\nresult", "sent\non wire", "vs\nsingle"
     )
     table.add_column("fidelity", no_wrap=True)
     for method in methods:
         if method["status"] == "ok":
             table.add_row(*_cells(method))
         else:
-            table.add_row(method["label"], Text(method["status"], "bold red"), *costs(method), NONE, NONE)
+            count = str(method["requests"])
+            table.add_row(method["label"], count, Text(method["status"], "bold red"), *costs(method), NONE, NONE)
     return table
 
 
@@ -61,19 +62,38 @@ def reasons(methods: Sequence[Mapping[str, Any]]) -> list[str]:
     return [f"{', '.join(names)} {why}" for why, names in labels.items()]
 
 
+def fan_line(links: Sequence[Mapping[str, Any]]) -> str | None:
+    """One line for the probes of two transfers at once, which show each direction of a link alone; None without any."""
+    fans = [row for row in links if is_fan(row)]
+    if not fans:
+        return None
+    due, measured = ([duration(row[key]["two_at_once_s"]) for row in fans] for key in ("expected", "measured"))
+    return (
+        f"two transfers at once, {len(fans)} directions: {', '.join(dict.fromkeys(measured))}, "
+        f"due {', '.join(dict.fromkeys(due))}: ok"
+    )
+
+
+def is_fan(row: Mapping[str, Any]) -> bool:
+    """A good probe of two transfers at once."""
+    return row.get("verdict") == "ok" and "two_at_once_s" in (row.get("measured") or {})
+
+
 def links_table(links: Sequence[Mapping[str, Any]]) -> Table:
     """One row per probe of a link, below what the declared rate makes due; what is due is not repeated."""
     flat = [(row, _flat(row.get("expected") or row.get("declared")), _flat(row.get("measured"))) for row in links]
     names = list(dict.fromkeys(name for _, due, _ in flat for name in due if due[name] is not None))
     names = [name for name in names if any(name in measured for _, _, measured in flat)]
+    # A message that fits in the bucket is due at once: measured and judged, but nothing to look at.
+    names = [
+        name for name in names if not (name.startswith("message") and all(not due.get(name) for _, due, _ in flat))
+    ]
     table = open_table("link", *(_title(name) for name in names))
-    table.add_column("verdict")
+    table.add_column("verdict", no_wrap=True)
     shown: dict[str, Any] | None = None
     for row, due, measured in flat:
-        rate = (row.get("declared") or {}).get("rate_bit_s")
         if due != shown:
-            words = "due" if rate is None else f"due, {show_rate(_digits(rate))}"
-            table.add_row(words, *(_quantity(name, due.get(name)) for name in names), style="dim")
+            table.add_row("due", *(_quantity(name, due.get(name)) for name in names), style="dim")
             shown = due
         verdict = Text(str(row.get("verdict")), "green" if row.get("verdict") == "ok" else "bold red")
         link = f"{row['from']} > {row['to']}" + (" again" if row.get("attempt", 1) > 1 else "")
@@ -83,7 +103,9 @@ def links_table(links: Sequence[Mapping[str, Any]]) -> Table:
 
 def render_links(links: Sequence[Mapping[str, Any]], console: Console) -> None:
     """Print the table of links and a line for each that is not as declared."""
-    console.print(links_table(links))
+    console.print(links_table([row for row in links if not is_fan(row)]))
+    if fans := fan_line(links):
+        console.print(fans, style="dim")
     for row in links:
         if row.get("verdict") != "ok":
             console.print(Text(f"{row['from']} > {row['to']} {row.get('verdict')}: {row.get('why')}", "red"))
@@ -92,9 +114,9 @@ def render_links(links: Sequence[Mapping[str, Any]], console: Console) -> None:
 def render_notes(notes: Sequence[Note], console: Console) -> None:
     """Print each note as what was seen, and indented its likely cause and what to do."""
     for note in notes:
-        console.print(Text.assemble(("Note: ", "bold yellow"), note.seen))
-        for line in (f"likely cause: {note.cause}", f"what to do: {note.advice}"):
-            console.print(Text(fill(line, console.width - 1, initial_indent="      ", subsequent_indent="        ")))
+        console.print(Text.assemble(("Note: ", "bold yellow"), (note.seen, "bold")))
+        line = f"{note.cause}. What to do: {note.advice}."
+        console.print(Text(fill(line, console.width - 1, initial_indent="      ", subsequent_indent="      ")))
 
 
 def duration(seconds: float | None) -> str:
@@ -113,9 +135,9 @@ def size(size_bytes: float | None) -> str:
 
 
 def latency(method: Mapping[str, Any]) -> str:
-    """Median and number of requests, below them the interval: "61.5 ms n=10" over "61.2-61.9 ms"."""
+    """Median, below it the interval: "61.5 ms" over "61.2-61.9 ms"."""
     middle, (low, high) = method["latency_s"]["median"], method["latency_s"]["ci95"]
-    first = f"{duration(middle)} n={method['requests']}"
+    first = duration(middle)
     if low is None:
         return first
     unit = duration(high).split()[1]
@@ -153,6 +175,7 @@ def _cells(method: Mapping[str, Any]) -> list[str]:
     """A row of a good method."""
     return [
         method["label"],
+        str(method["requests"]),
         latency(method),
         *costs(method),
         against(method["speedup_over_single"]),
@@ -161,20 +184,22 @@ def _cells(method: Mapping[str, Any]) -> list[str]:
 
 
 def costs(method: Mapping[str, Any]) -> list[str]:
-    """Compute, waiting, and the bytes of the device that sent most."""
+    """Compute, waiting, distribution of the input over return of the result, and the bytes of the device that sent
+    most: payload between layers over all that left its interfaces."""
     wire = [count for count in method["wire_bytes"] if count is not None]
+    sent = size(max(method["payload_bytes"], default=None))
     return [
         duration(method["compute_s"]),
         duration(method["exchange_wait_s"]),
-        size(max(method["payload_bytes"], default=None)),
-        size(max(wire, default=None)),
+        f"{duration(method['scatter_s'])}\n{duration(method['gather_s'])}",
+        f"{sent}\n{size(max(wire))}" if wire else sent,
     ]
 
 
 def open_table(first: str, *numbers: str) -> Table:
     """An open table: a name, then right-aligned numbers."""
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
-    table.add_column(first)
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=0)
+    table.add_column(first, min_width=10)
     for title in numbers:
         table.add_column(title, justify="right", no_wrap=True)
     return table

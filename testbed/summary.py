@@ -3,9 +3,10 @@
 One entry per method. Times in seconds, sizes in bytes, each a median over the measured requests (warm-up rows stay in
 records.jsonl and are counted in `warmups`):
 
-latency_s, scatter_s, gather_s: of the source device, on its clock.
-compute_s, code_s, exchange_wait_s: of the critical device, that is the largest over ranks in each request. They are
-    three medians of three maxima, so they need not add up to the latency.
+latency_s, gather_s: of the source device, on its clock; gather_s from the first byte of a result to the whole result.
+compute_s, code_s, exchange_wait_s, scatter_s: of the critical device, that is the largest over ranks in each request
+    (scatter_s: from the first byte of its input to the last). They are medians of maxima, so they need not add up to
+    the latency; the rows of one device in records.jsonl do.
 payload_bytes, messages, wire_bytes: per rank and request: exchanges between layers; frames of them; growth of the
     interface counters (null per rank without an interface of its own, where nothing crosses a network card).
 speedup_over_single: median of single / this median, null without a good single.
@@ -76,7 +77,7 @@ def _method(method: Row, rows: Sequence[Row], source: str | None) -> dict[str, A
         "compute_s": _critical(measured, "compute_s"),
         "code_s": _critical(measured, "code_s"),
         "exchange_wait_s": _critical(measured, "waited_s"),
-        "scatter_s": median([row["scatter_s"] for row in home]),
+        "scatter_s": _critical(measured, "scatter_s"),
         "gather_s": median([row["gather_s"] for row in home]),
         "payload_bytes": _per_rank(measured, "sent_bytes", max),
         "payload_formula": formula,

@@ -100,5 +100,5 @@ def test_comparing_runs_prints_their_table(tmp_path: Path) -> None:
             row = Record(request=0, rank=0, latency_s=0.25).row()
             folder.append_record({**row, "host": "h1", "method": "single", "label": "single", "warmup": False})
     done = command("compare", False, "a", "b", cwd=tmp_path)
-    assert done.returncode == 0 and "250 ms n=1" in done.stdout and done.stderr == ""
+    assert done.returncode == 0 and "1  250 ms" in done.stdout and done.stderr == ""
     assert "Untrained" in command("compare", True, "a", cwd=tmp_path).stdout.splitlines()[0]

@@ -90,7 +90,7 @@ def single_and_sequence(path: Path, **values: Any) -> RunData:
     for number, time_s in enumerate(times["sequence"], 1):
         found += rows(
             "sequence", number, time_s, compute_s=[0.1 * number, 0.2], code_s=[0.0, 0.01],
-            waited_s=[0.05, 0.03 * number], scatter_s=[0.02, 9], gather_s=[0.03, 9],
+            waited_s=[0.05, 0.03 * number], scatter_s=[0.01, 0.02], gather_s=[0.03, 9],
             sent_bytes=[70, 70], wire_bytes=[100 + number, 200 + number],
             messages=[12, 12], peak_memory_bytes=[1000, 2000],
         )  # fmt: skip
