@@ -45,6 +45,10 @@ class Control:
         # Of its four threads one infers or takes; the others stay free to stop it.
         return remote.options(num_cpus=0, resources=place, max_concurrency=4, max_restarts=0).remote(station)
 
+    def wait(self, references: list[Any]) -> None:
+        """Until all these calls of actors have returned. Raises what they raised."""
+        self._ray.get(references)
+
     def end(self, actor: Any) -> None:
         """End a device process; no-op if it is gone."""
         self._ray.kill(actor, no_restart=True)
