@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 SEED_ROUNDS = 16
+PIECE = 512
 
 
 def kmeans(x: Tensor, codewords: int, iterations: int = 8, seed: int = 0) -> Tensor:
@@ -53,9 +54,15 @@ def _take(x: Tensor, index: Tensor) -> Tensor:
 
 def _nearest(x: Tensor, centres: Tensor) -> tuple[Tensor, Tensor]:
     """Squared distance to, and index of, the nearest centre of each point: [G, n] both."""
-    half_squares = centres.square().sum(-1).mul_(0.5).unsqueeze(1)
-    score, index = torch.baddbmm(half_squares, x, centres.transpose(1, 2), beta=-1).max(-1)
-    return (x.square().sum(-1) - 2 * score).clamp_min_(0), index
+    half_squares = centres.square().sum(-1).mul_(0.5)
+    scores, index = torch.empty(x.shape[:2]), torch.empty(x.shape[:2], dtype=torch.long)
+    for group in range(x.shape[0]):
+        # In pieces whose scores stay in the cache: whole, the table of all scores is 0.5 GB and memory sets the pace.
+        for piece in range(0, x.shape[1], PIECE):
+            rows = (group, slice(piece, piece + PIECE))
+            table = torch.addmm(half_squares[group], x[rows], centres[group].T, beta=-1)
+            torch.max(table, -1, out=(scores[rows], index[rows]))
+    return (x.square().sum(-1) - 2 * scores).clamp_min_(0), index
 
 
 def _reseed(x: Tensor, centres: Tensor, counts: Tensor, distance: Tensor) -> None:
