@@ -11,6 +11,7 @@ from typing import Any
 import ray
 
 from runtime.actor import addresses_of
+from runtime.errors import PeerLost
 from runtime.plan import Plan
 
 POLL_S, REPORT_S, SETUP_S = 0.2, 3.0, 300.0
@@ -39,8 +40,9 @@ class Assignment:
 class Mesh:
     """The devices of one plan, joined.
 
-    actors: Ray handles in rank order; reach[a][b]: the address at which rank b reaches rank a; alive(rank, pid): is the
-    process still there, asked of its host while a request runs.
+    actors: Ray handles in rank order; reach[a][b]: the address at which rank b reaches rank a; alive(host, pid): is the
+    device process still there (pid None: the host's Ray node), asked of the host again and again while Ray is waited
+    for, because Ray itself notices a death late or never.
     """
 
     def __init__(
@@ -48,7 +50,7 @@ class Mesh:
         assignment: Assignment,
         actors: Sequence[Any],
         reach: Sequence[Sequence[str]],
-        alive: Callable[[str, int], bool],
+        alive: Callable[[str, int | None], bool],
     ) -> None:
         self._assignment, self._actors, self._alive = assignment, actors, alive
         plan = assignment.plan
@@ -67,14 +69,31 @@ class Mesh:
 
     def _call(self, refs: list[Any]) -> list[Any]:
         """All results of set-up calls. Raises DeviceLost if a device dies over them, or does not answer in time."""
-        for ref, host in zip(refs, self._hosts, strict=True):
-            try:
-                ray.get(ref, timeout=SETUP_S)
-            except (ray.exceptions.RayActorError, ray.exceptions.GetTimeoutError) as error:
-                raise DeviceLost([host], f"{host} lost while {self._label} was set up: {first_line(error)}") from None
-            except ray.exceptions.RayTaskError as error:
-                raise DeviceLost([host], f"{host} could not set up {self._label}: {first_line(error.cause)}") from None
+        waiting, deadline = dict(zip(refs, self._hosts, strict=True)), time.monotonic() + SETUP_S
+        while waiting:
+            done, _ = ray.wait(list(waiting), num_returns=len(waiting), timeout=POLL_S)
+            for ref in done:
+                self._set_up(ref, waiting.pop(ref))
+            gone = [host for host in waiting.values() if not self._alive(host, None)]
+            if gone:
+                raise DeviceLost(
+                    gone, f"{', '.join(gone)}: Ray ended while {self._label} was set up, see {gone[0]}.log"
+                )
+            if time.monotonic() > deadline:
+                slow = list(waiting.values())
+                raise DeviceLost(slow, f"{', '.join(slow)} did not set up {self._label} within {SETUP_S:.0f} s")
         return list(ray.get(refs))
+
+    def _set_up(self, ref: Any, host: str) -> None:
+        """Raise DeviceLost if this call of set-up failed, naming the host to blame."""
+        try:
+            ray.get(ref)
+        except ray.exceptions.RayActorError as error:
+            raise DeviceLost([host], f"{host} lost while {self._label} was set up: {first_line(error)}") from None
+        except ray.exceptions.RayTaskError as error:
+            if isinstance(error.cause, PeerLost):
+                host = self._hosts[error.cause.rank]
+            raise DeviceLost([host], f"{host} could not set up {self._label}: {first_line(error.cause)}") from None
 
     @property
     def _label(self) -> str:
@@ -114,7 +133,7 @@ class Mesh:
             rank = refs.pop(ref)
             try:
                 yield rank, ray.get(ref)
-            except ray.exceptions.RayActorError:
+            except ray.exceptions.RayError:
                 dead.add(rank)
 
     def _blame(self, number: int, rows: Mapping[int, Row], dead: set[int]) -> tuple[str, list[str], list[Row]]:

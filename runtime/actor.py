@@ -92,7 +92,7 @@ class DeviceActor:
         assert self._device is not None, "load comes first"
         try:
             result, record = self._device.infer(request, self._requests[f"input.{index}"])
-        except (RuntimeFault, OSError) as error:
+        except Exception as error:  # whatever it is: the others wait for this device, and the driver for a row
             return self._failed(request, error)
         found = fidelity(self._device.method.model.shape, result, self._requests[f"reference.{index}"])
         return {**record.row(), "fidelity": found}
@@ -114,20 +114,20 @@ class DeviceActor:
         for request in count():
             try:
                 rows.put(device.serve(request).row())
-            except (RuntimeFault, OSError) as error:
-                if self._device is device:
-                    rows.put(self._failed(request, error))
-                return
             except Exception as error:
-                log.exception("request %d", request)
-                rows.put(self._failed(request, RuntimeFault(f"{type(error).__name__}: {error}")))
+                if self._device is device:  # else the mesh was closed on purpose
+                    rows.put(self._failed(request, error))
                 return
 
     def _failed(self, request: int, error: Exception) -> dict[str, Any]:
         """A row for a request that failed, naming the peer and the layer; the mesh is closed so that others notice."""
-        log.error("request %d: %s", request, error)
+        expected = isinstance(error, RuntimeFault | OSError)
+        log.error("request %d: %s", request, error, exc_info=None if expected else error)
         assert self._device is not None and self._mesh is not None
-        row = replace(Record(request, self._device.rank), error=str(error)).row()
+        said = (str(error).strip() or "no message").splitlines()[0]
+        row = replace(
+            Record(request, self._device.rank), error=said if expected else f"{type(error).__name__}: {said}"
+        ).row()
         self._mesh.close()
         if isinstance(error, PeerLost):
             row |= {"lost_rank": error.rank, "lost_layer": error.layer}

@@ -35,8 +35,12 @@ class ControlError(HostError):
 class Control:
     """A Ray cluster that is up; makes one actor per host and ends it."""
 
-    def __init__(self, ray: Any) -> None:
-        self._ray = ray
+    def __init__(self, ray: Any, nodes: Mapping[str, Popen[bytes]]) -> None:
+        self._ray, self._nodes = ray, nodes
+
+    def node_lives(self, host: str) -> bool:
+        """Whether the Ray node of a host still runs; without it no device of that host can be started or asked."""
+        return self._nodes[host].poll() is None
 
     def actor(self, station: Station) -> Any:
         """A device process on the host of `station`: a Ray handle to a `DeviceActor`."""
@@ -77,7 +81,7 @@ def cluster(network: Network, log: Callable[[str], Path]) -> Iterator[Control]:
         ray.init(address, _node_ip_address=own_address, log_to_driver=False, logging_level="ERROR")
         wanted = {f"host:{name}" for name in network.hosts}
         _await(lambda: wanted <= set(ray.cluster_resources()), {"control": process, **nodes}, log)
-        yield Control(ray)
+        yield Control(ray, nodes)
     finally:
         ray.shutdown()
 

@@ -27,7 +27,7 @@ from runtime import methods
 from runtime.actor import Station
 from runtime.plan import Plan
 from testbed import check, clean, control, doctor, inputs, material, probe, shape, store
-from testbed.hosts import HOSTS, HostHandle, Network
+from testbed.hosts import HOSTS, HostError, HostHandle, Network
 from testbed.manifest import manifest
 from testbed.material import Material
 from testbed.notes import notes
@@ -51,8 +51,7 @@ def execute(path: Path, out: Path | None = None) -> int:
     if refusals:
         raise TopologyError(refusals)
     console = Console(highlight=False)
-    for line in clean.clean():
-        console.print(f"left by a run that crashed: {line}", style="yellow")
+    _clean_up(console)
     with RunFolder.create(topology.name, out) as folder, Progress(console) as progress, terminable():
         experiment = Experiment(topology, folder, progress)
         try:
@@ -61,6 +60,15 @@ def execute(path: Path, out: Path | None = None) -> int:
             experiment.finish()
     report(folder.path, console)
     return code
+
+
+def _clean_up(console: Console) -> None:
+    """Remove what crashed runs left; what cannot be removed does not stop this run, whose names are its own."""
+    try:
+        for line in clean.clean():
+            console.print(f"removed what a crashed run had left: {line}", style="yellow")
+    except HostError as error:
+        console.print(f"left by a crashed run, and not removed: {error}", style="yellow")
 
 
 def report(path: Path, console: Console) -> None:
@@ -97,8 +105,8 @@ class Experiment:
                     self._skip("the run ended before its turn")
                     fleet = Fleet(self.topology, self.folder, network, ray)
                     for index, spec in enumerate(self.topology.run.methods):
-                        self.entries[index] = Turn(self, fleet, ready, spec).take()
-                        self._save_entries()
+                        Turn(self, fleet, ready, spec, self.entries[index]).take()
+                        self.save_entries()
         except KeyboardInterrupt:
             self.progress.stage("interrupted; what was measured is kept")
             return INTERRUPTED
@@ -106,7 +114,7 @@ class Experiment:
 
     def finish(self) -> None:
         """Write summary.json from the records alone."""
-        self._save_entries()
+        self.save_entries()
         self.folder.write_json(store.SUMMARY, summary(store.load(self.folder.path)))
 
     def _prepare(self) -> Material:
@@ -137,9 +145,10 @@ class Experiment:
         for entry in self.entries:
             if entry["status"] == "skipped":
                 entry["error"] = why
-        self._save_entries()
+        self.save_entries()
 
-    def _save_entries(self) -> None:
+    def save_entries(self) -> None:
+        """Write methods.json as it stands."""
         self.folder.write_json(store.METHODS, self.entries)
 
 
@@ -158,6 +167,10 @@ class Fleet:
         if name not in self._actors:
             self._actors[name] = self._ray.actor(self._station(self.hosts[name]))
         return self._actors[name]
+
+    def alive(self, name: str, pid: int | None) -> bool:
+        """Whether a host's device process runs; with pid None, whether its Ray node does."""
+        return self._ray.node_lives(name) if pid is None else self.hosts[name].alive(pid)
 
     def end(self) -> None:
         """End all device processes: after a loss, what the others still hold of the request is not worth saving."""
@@ -181,28 +194,36 @@ class Turn:
     fleet: Fleet
     ready: Material
     spec: MethodSpec
+    entry: dict[str, Any]
 
-    def take(self) -> dict[str, Any]:
-        """Set up devices, drive them, take them down; the method's entry for methods.json."""
+    def take(self) -> None:
+        """Set up devices, drive them, take them down; the method's entry tells how it went, also if the run ends here."""
         from agents.drive import DeviceLost, drive  # loads Ray, which control has set up by now
 
         run, progress = self.experiment.topology.run, self.experiment.progress
         plan = self._plan()
-        entry = _entry(self.spec, plan, self.ready)
+        self.entry |= {"status": "failed", "error": "the run was ended in the middle of it"}
+        self.entry["payload_formula"] = self._formula(plan)
+        self.experiment.save_entries()
         progress.method(self.spec.label, run.repeats, run.budget_s)
         held = {host.name: host.throttled_s() for host in self._hosts(plan)}
         try:
             with self._mesh(plan) as mesh, limited(self._hosts(plan)):
                 count = drive(mesh, run.repeats, run.budget_s, self._saver(plan))
-            entry |= {"status": "ok", "error": None}
+            self.entry |= {"status": "ok", "error": None}
             progress.done("ok", f"{count} of {run.repeats} requests")
         except DeviceLost as error:
-            entry |= {"status": "failed", "error": str(error), "failed_host": ", ".join(error.hosts)}
+            self.entry |= {"error": str(error), "failed_host": ", ".join(error.hosts)}
             progress.done("failed", str(error))
             self.fleet.end()
         now = {host.name: host.throttled_s() for host in self._hosts(plan)}
-        entry["throttled_s"] = {n: round(s - (held[n] or 0.0), 3) for n, s in now.items() if s is not None}
-        return entry
+        self.entry["throttled_s"] = {n: round(s - (held[n] or 0.0), 3) for n, s in now.items() if s is not None}
+
+    def _formula(self, plan: Plan) -> list[int]:
+        """Bytes that each rank must send by the method's formula."""
+        kind = methods.load(self.spec.method)
+        options = kind.Options(**self.spec.options)
+        return [kind.payload_bytes(self.ready.shape, options, plan, rank) for rank in range(plan.world)]
 
     def _plan(self) -> Plan:
         run, names = self.experiment.topology.run, [host.name for host in self.experiment.topology.hosts]
@@ -222,7 +243,7 @@ class Turn:
         assignment = Assignment(plan, self.ready.folder, extra, self.ready.requests, self.ready.inputs)
         reach = [[h.address_for(peer.name) if peer is not h else "" for peer in hosts] for h in hosts]
         actors = [self.fleet.actor(host.name) for host in hosts]
-        mesh = Mesh(assignment, actors, reach, lambda host, pid: self.fleet.hosts[host].alive(pid))
+        mesh = Mesh(assignment, actors, reach, self.fleet.alive)
         try:
             yield mesh
         finally:
@@ -245,23 +266,17 @@ class Turn:
         return save
 
 
-def _entry(spec: MethodSpec, plan: Plan | None = None, ready: Material | None = None) -> dict[str, Any]:
-    """A line of methods.json; with a plan, what it must send by its formula."""
-    kind = methods.load(spec.method)
-    entry: dict[str, Any] = {
+def _entry(spec: MethodSpec) -> dict[str, Any]:
+    """A method's entry of methods.json before its turn."""
+    return {
         "method": spec.method,
         "label": spec.label,
         "options": dict(spec.options),
         "status": "skipped",
         "error": None,
-        "equals_single": kind.equals_single,
+        "equals_single": methods.load(spec.method).equals_single,
         "payload_formula": None,
     }
-    if plan is not None and ready is not None:
-        options = kind.Options(**spec.options)
-        formula = [kind.payload_bytes(ready.shape, options, plan, rank) for rank in range(plan.world)]
-        entry |= {"payload_formula": formula}
-    return entry
 
 
 @contextmanager
@@ -278,13 +293,17 @@ def limited(hosts: list[HostHandle]) -> Iterator[None]:
 
 @contextmanager
 def terminable() -> Iterator[None]:
-    """SIGTERM ends the run as Ctrl-C does. Ray puts its own handler in place, so this is set again once it is up."""
+    """SIGTERM and SIGHUP (a lost terminal) end the run as Ctrl-C does.
+
+    Ray puts its own handler in place, so this is set again once it is up.
+    """
 
     def interrupt(_signal: int, _frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGTERM, interrupt)
+    before = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGHUP)}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from runtime import methods
+from runtime.errors import BadModel
 from runtime.model import load, load_shape
 from runtime.shape import Shape
 from testbed import inputs, models
@@ -53,10 +54,13 @@ def gather(run: RunSpec, requests: Path, say: Callable[[str], None]) -> Material
 
 def _write_requests(folder: Path, raw: Sequence[Tensor], out: Path) -> None:
     """Inputs, and what one device computes from them: the truth of every run."""
-    with torch.inference_mode():
-        model = load(folder)
-        tensors = {f"input.{i}": one for i, one in enumerate(raw)}
-        tensors |= {f"reference.{i}": model(one).clone() for i, one in enumerate(raw)}
+    tensors = {f"input.{i}": one for i, one in enumerate(raw)}
+    try:
+        with torch.inference_mode():
+            model = load(folder)
+            tensors |= {f"reference.{i}": model(one).clone() for i, one in enumerate(raw)}
+    except RuntimeError as error:  # what torch raises when memory is out
+        raise BadModel(f"one device alone cannot compute the reference: {str(error).splitlines()[0]}") from error
     save_file(tensors, out)
 
 

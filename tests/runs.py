@@ -99,6 +99,18 @@ def device_pid(out: Path, host: str) -> int:
     return int(lines[-1].partition("device process ")[2].partition(",")[0])
 
 
+def raylet_pid(run_id: str, index: int) -> int:
+    """The Ray node process of the host with this index."""
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            command = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+        except OSError:
+            continue
+        if command[0].endswith(b"/raylet") and any(f"tb-{run_id}/r{index}/".encode() in word for word in command):
+            return int(pid)
+    raise AssertionError(f"no Ray node {index} of run {run_id}")
+
+
 def read(out: Path, name: str) -> Any:
     """A JSON file of a run folder."""
     return json.loads((out / name).read_text())

@@ -146,7 +146,7 @@ def test_compare_shows_a_run_that_is_over(finished: tuple[Path, int, str]) -> No
     assert "astra G=1" in text
 
 
-STREAM = {"methods": "[single, sequence, tensor, pipeline]", "repeats": 100000, "budget": 12, "tokens": 196}
+STREAM = {"methods": "[single, sequence, tensor, pipeline]", "repeats": 100000, "budget": 6, "tokens": 196}
 
 
 @pytest.mark.parametrize("text", BACKENDS)
@@ -175,8 +175,23 @@ def test_a_device_that_dies_is_named_and_the_rest_still_runs(tmp_path: Path, tex
     assert runs.left_behind(out) == []
 
 
+def test_a_ray_node_that_dies_costs_its_methods_and_not_the_run(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    methods = "[sequence, tensor, single]"
+    with runs.started(runs.topology(tmp_path, **STREAM | {"methods": methods}), out) as process:
+        runs.until(lambda: [r for r in runs.records(out) if not r["warmup"]], process)
+        run_id = runs.read(out, "manifest.json")["run_id"]
+        os.kill(runs.raylet_pid(run_id, 1), signal.SIGKILL)
+        output, _ = process.communicate(timeout=60)
+    assert process.returncode == 1, output
+    status = {m["method"]: m for m in runs.read(out, "summary.json")["methods"]}
+    assert [status[m]["status"] for m in ("sequence", "tensor", "single")] == ["failed", "failed", "ok"]
+    assert "h2" in status["sequence"]["error"] and "h2" in status["tensor"]["error"]
+    assert runs.left_behind(out) == []
+
+
 def _failed(out: Path) -> dict[str, Any] | None:
-    return next((m for m in runs.read(out, "methods.json") if m["status"] == "failed"), None)
+    return next((m for m in runs.read(out, "methods.json") if m.get("failed_host")), None)
 
 
 @pytest.mark.parametrize("text", BACKENDS)
@@ -193,6 +208,8 @@ def test_an_interrupted_run_keeps_its_records_and_leaves_nothing(
     assert "Traceback" not in output
     methods = {m["method"]: m for m in runs.read(out, "summary.json")["methods"]}
     assert methods["single"]["status"] == "ok"
+    assert methods["sequence"]["status"] == "failed"
+    assert "middle" in methods["sequence"]["error"]
     assert methods["pipeline"]["status"] == "skipped"
     assert runs.records(out)
     assert runs.left_behind(out) == []
