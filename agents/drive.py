@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import ray
 
-from runtime.actor import addresses_of
+from agents.blame import blame, differing
+from runtime.actor import Assignment, addresses_of
 from runtime.errors import PeerLost
-from runtime.plan import Plan
 
 POLL_S, REPORT_S, SETUP_S = 0.2, 3.0, 300.0
 Row = dict[str, Any]
@@ -24,17 +22,6 @@ class DeviceLost(Exception):
     def __init__(self, hosts: Sequence[str], message: str) -> None:
         self.hosts = tuple(hosts)
         super().__init__(message)
-
-
-@dataclass(frozen=True)
-class Assignment:
-    """What a mesh runs: the plan, the converted model's folder, the method's extra file, the file of requests."""
-
-    plan: Plan
-    folder: Path
-    extra: Path | None
-    requests: Path
-    inputs: int
 
 
 class Mesh:
@@ -56,12 +43,7 @@ class Mesh:
         plan = assignment.plan
         self._hosts = [share.host for share in plan.shares]
         self._pids: dict[int, int] = {}
-        loaded = self._call(
-            [
-                actor.load.remote(assignment.folder, plan, rank, assignment.extra, assignment.requests)
-                for rank, actor in enumerate(actors)
-            ]
-        )
+        loaded = self._call([actor.load.remote(assignment, rank) for rank, actor in enumerate(actors)])
         self._pids = {rank: info["pid"] for rank, info in enumerate(loaded)}
         self._compare([info["extra"] for info in loaded])
         ports = [info["ports"] for info in loaded]
@@ -101,7 +83,7 @@ class Mesh:
 
     def _compare(self, fingerprints: list[str | None]) -> None:
         """Codebooks must be the same bit for bit. Raises DeviceLost naming the hosts that differ from the source."""
-        odd = [h for h, f in zip(self._hosts, fingerprints, strict=True) if f != fingerprints[0]]
+        odd = differing(self._hosts, fingerprints)
         if odd:
             raise DeviceLost(odd, f"{self._label}: codebooks on {', '.join(odd)} differ from those on {self._hosts[0]}")
 
@@ -118,12 +100,15 @@ class Mesh:
         deadline = None
         while len(rows.keys() | dead) < plan.world and (deadline is None or time.monotonic() < deadline):
             for rank, row in self._ready(refs, dead):
+                if row["request"] != number:
+                    row = row | {"error": f"answered request {row['request']} in place of {number}"}
                 rows[rank] = row
             dead |= {rank for rank, pid in self._pids.items() if not self._alive(self._hosts[rank], pid)}
             if deadline is None and (dead or any(row["error"] for row in rows.values())):
                 deadline = time.monotonic() + REPORT_S
         if dead or len(rows) < plan.world or any(row["error"] for row in rows.values()):
-            raise RequestFailed(*self._blame(number, rows, dead))
+            hosts, message = blame(plan, number, rows, dead)
+            raise RequestFailed(hosts, message, [rows[rank] for rank in sorted(rows)])
         return [rows[rank] for rank in range(plan.world)]
 
     def _ready(self, refs: dict[Any, int], dead: set[int]) -> Iterator[tuple[int, Row]]:
@@ -136,21 +121,6 @@ class Mesh:
             except ray.exceptions.RayError:
                 dead.add(rank)
 
-    def _blame(self, number: int, rows: Mapping[int, Row], dead: set[int]) -> tuple[str, list[str], list[Row]]:
-        """Who is to blame: dead processes; else peers reported lost that report nothing wrong themselves."""
-        reports = [row for row in rows.values() if row["error"]]
-        lost = {row["lost_rank"] for row in reports if "lost_rank" in row}
-        silent = set(range(len(self._hosts))) - rows.keys()
-        blamed = sorted(dead or (lost & silent) or silent or lost or {row["rank"] for row in reports})
-        told = [row for row in reports if row.get("lost_rank") in blamed]
-        layers = [row["lost_layer"] for row in told if row.get("lost_layer") is not None]
-        names = ", ".join(self._hosts[rank] for rank in blamed)
-        span = self._assignment.plan.shares[blamed[0]].layers
-        where = f"at layer {min(layers)}" if layers else f"in its layers {span.start} to {span.stop - 1}"
-        why = "its process ended" if dead else (told or reports or [{"error": "no answer"}])[0]["error"]
-        message = f"{names} lost in {self._label} {where}, request {number}: {why}"
-        return message, [self._hosts[rank] for rank in blamed], [rows[rank] for rank in sorted(rows)]
-
     def close(self) -> None:
         """Take the devices out of the mesh; those that are gone already are left alone."""
         refs = [actor.stop.remote() for actor in self._actors]
@@ -160,7 +130,7 @@ class Mesh:
 class RequestFailed(DeviceLost):
     """A request did not end well; `rows` are the records that came all the same."""
 
-    def __init__(self, message: str, hosts: Sequence[str], rows: Sequence[Row]) -> None:
+    def __init__(self, hosts: Sequence[str], message: str, rows: Sequence[Row]) -> None:
         self.rows = list(rows)
         super().__init__(hosts, message)
 

@@ -92,8 +92,8 @@ def prepared(folder: Path, case: tuple[str, dict[str, Any]], raw: Tensor, device
     method, options = case
     kind, shape = methods.load(method), load_shape(folder)
     plan = place(method, options, shape, len(raw), Cluster(tuple(f"h{i}" for i in range(devices))))
-    if kind.prepares:
-        kind.prepare(folder, kind.Options(**options), [raw], extra)
+    if kind.sample_tokens(kind.Options(**options)):
+        kind.prepare(folder, kind.Options(**options), [raw] * 4, extra)
     recorders = [Recorder(one) for one in loopback.mesh(plan.world, 600.0)]
     every = [Device(kind(folder, plan, rank, extra), recorders[rank]) for rank in range(plan.world)]
 

@@ -41,8 +41,22 @@ class Station:
     interfaces: tuple[str, ...]
     threads: int
     token: bytes
-    patience_s: float
     log: Path
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """What a mesh runs: the plan, the converted model's folder, the method's extra file, the file of requests.
+
+    patience_s: how long a live device may keep another waiting.
+    """
+
+    plan: Plan
+    folder: Path
+    extra: Path | None
+    requests: Path
+    inputs: int
+    patience_s: float
 
 
 class DeviceActor:
@@ -58,26 +72,28 @@ class DeviceActor:
         self._station = station
         self._device: Device | None = None
         self._mesh: TcpMesh | None = None
+        self._server: threading.Thread | None = None
         self._rows: queue.Queue[dict[str, Any]] = queue.Queue()
         self._requests: dict[str, torch.Tensor] = {}
         log.info("host %s: device process %d, torch threads %d", station.host, os.getpid(), station.threads)
 
-    def load(self, folder: Path, plan: Plan, rank: int, extra: Path | None, requests: Path) -> dict[str, Any]:
+    def load(self, assignment: Assignment, rank: int) -> dict[str, Any]:
         """Load this rank's share and listen. Returns pid, ports by address, and fingerprint of `extra` (None without).
 
         Raises RuntimeFault for a model or method that cannot be loaded.
         """
         self.stop()
         forget_peak_memory()
-        method = methods.load(plan.method)(folder, plan, rank, extra)
-        station = self._station
-        self._mesh = TcpMesh(rank, plan.world, station.token, station.addresses, patience_s=station.patience_s)
-        self._device = Device(method, self._mesh, station.interfaces)
+        plan, extra, station = assignment.plan, assignment.extra, self._station
+        method = methods.load(plan.method)(assignment.folder, plan, rank, extra)
+        mesh = TcpMesh(rank, plan.world, station.token, station.addresses, patience_s=assignment.patience_s)
+        self._device = Device(method, mesh, station.interfaces)
+        self._mesh = mesh
         if rank == plan.source:
-            self._requests = load_file(requests)
+            self._requests = load_file(assignment.requests)
         log.info("method %s %s: rank %d of %d loaded", plan.method, dict(plan.options), rank, plan.world)
         extra_hash = None if extra is None else fingerprint(extra.parent, extra.name)
-        return {"pid": os.getpid(), "ports": dict(self._mesh.ports), "extra": extra_hash}
+        return {"pid": os.getpid(), "ports": dict(mesh.ports), "extra": extra_hash}
 
     def join(self, peers: Mapping[int, tuple[str, int]]) -> None:
         """Connect the mesh; devices other than the source then wait for requests. Raises PeerLost."""
@@ -85,16 +101,19 @@ class DeviceActor:
         self._mesh.join(peers)
         self._rows = queue.Queue()
         if self._device.rank != self._device.plan.source:
-            threading.Thread(target=self._serve, args=(self._device, self._rows), daemon=True).start()
+            self._server = threading.Thread(target=self._serve, args=(self._device, self._rows), daemon=True)
+            self._server.start()
 
     def infer(self, request: int, index: int) -> dict[str, Any]:
         """On the source: run input `index` as request number `request` -> row with fidelity, or with an error."""
         assert self._device is not None, "load comes first"
+        torch.set_grad_enabled(False)  # the switch belongs to the thread
+        device = self._device
         try:
-            result, record = self._device.infer(request, self._requests[f"input.{index}"])
+            result, record = device.infer(request, self._requests[f"input.{index}"])
+            found = fidelity(device.method.model.shape, result, self._requests[f"reference.{index}"])
         except Exception as error:  # whatever it is: the others wait for this device, and the driver for a row
-            return self._failed(request, error)
-        found = fidelity(self._device.method.model.shape, result, self._requests[f"reference.{index}"])
+            return _failed(device, request, error)
         return {**record.row(), "fidelity": found}
 
     def take(self, timeout_s: float) -> dict[str, Any]:
@@ -103,35 +122,39 @@ class DeviceActor:
 
     def stop(self) -> None:
         """Leave the mesh. Safe to call at any time."""
-        if self._mesh is not None:
-            self._mesh.close()
-        self._device = self._mesh = None
+        mesh, self._mesh, self._device = self._mesh, None, None
+        if mesh is not None:
+            mesh.close()
+        if self._server is not None:
+            self._server.join()
+            self._server = None
 
     def _serve(self, device: Device, rows: queue.Queue[dict[str, Any]]) -> None:
         """Requests one after another until the mesh is closed; in its own thread, so that no call has to come first."""
-        torch.set_grad_enabled(False)  # the switch belongs to the thread
+        torch.set_grad_enabled(False)
         torch.set_num_threads(self._station.threads)
         for request in count():
             try:
                 rows.put(device.serve(request).row())
             except Exception as error:
-                if self._device is device:  # else the mesh was closed on purpose
-                    rows.put(self._failed(request, error))
+                # Between two requests the mesh ends because the method does; a fault shows in the next request's row.
+                rows.put(_failed(device, request, error, quiet=isinstance(error, PeerLost) and error.layer is None))
                 return
 
-    def _failed(self, request: int, error: Exception) -> dict[str, Any]:
-        """A row for a request that failed, naming the peer and the layer; the mesh is closed so that others notice."""
-        expected = isinstance(error, RuntimeFault | OSError)
+
+def _failed(device: Device, request: int, error: Exception, quiet: bool = False) -> dict[str, Any]:
+    """A row for a request that failed, naming the peer and the layer; the mesh is closed so that others notice."""
+    expected = isinstance(error, RuntimeFault | OSError)
+    if quiet:
+        log.info("leaves the mesh: %s", error)
+    else:
         log.error("request %d: %s", request, error, exc_info=None if expected else error)
-        assert self._device is not None and self._mesh is not None
-        said = (str(error).strip() or "no message").splitlines()[0]
-        row = replace(
-            Record(request, self._device.rank), error=said if expected else f"{type(error).__name__}: {said}"
-        ).row()
-        self._mesh.close()
-        if isinstance(error, PeerLost):
-            row |= {"lost_rank": error.rank, "lost_layer": error.layer}
-        return row
+    said = (str(error).strip() or "no message").splitlines()[0]
+    row = replace(Record(request, device.rank), error=said if expected else f"{type(error).__name__}: {said}").row()
+    device.transport.close()
+    if isinstance(error, PeerLost):
+        row |= {"lost_rank": error.rank, "lost_layer": error.layer}
+    return row
 
 
 def addresses_of(

@@ -53,6 +53,7 @@ class Model:
     def __init__(self, shape: Shape, tensors: Mapping[str, Tensor], layers: Sequence[Layer], first_layer: int) -> None:
         self.shape, self.layers, self.first_layer = shape, layers, first_layer
         self._tensors = tensors
+        self._positions: dict[int, Tensor] = {}
 
     def with_layers(self, layers: Sequence[Layer]) -> Model:
         """The same embeddings and head around other layers."""
@@ -84,6 +85,11 @@ class Model:
 
     def _patch_positions(self, tokens: int) -> Tensor:
         """Learned positions [tokens, D] of a patch grid, bicubic where it is not the trained (square) one."""
+        if tokens not in self._positions:
+            self._positions[tokens] = self._interpolated(tokens)
+        return self._positions[tokens]
+
+    def _interpolated(self, tokens: int) -> Tensor:
         trained = self._tensors["embed.positions.weight"][self.shape.prefix :]
         if trained.shape[0] == tokens:
             return trained

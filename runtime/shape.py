@@ -15,7 +15,8 @@ class Shape:
     added to the embedding. embedding: "patches" of an image or "tokens" of a text. class_token: one extra first
     position that is not content. max_tokens: most content tokens, None where positions are interpolated or rotary.
     readout: what the head reads: the "first" position, the "last" one, or the "mean" over content.
-    outputs: length of the result. untrained: weights are random.
+    outputs: length of the result, which is scores of "classes", of next "tokens", or an "embedding".
+    untrained: weights are random.
     """
 
     family: str
@@ -42,6 +43,7 @@ class Shape:
     readout: Literal["first", "last", "mean"] = "last"
     normalize: bool = False
     outputs: int = 0
+    result: Literal["classes", "tokens", "embedding"] = "embedding"
     untrained: bool = False
 
     @property

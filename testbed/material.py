@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,20 +21,24 @@ from runtime.shape import Shape
 from testbed import inputs, models
 from testbed.topology import MethodSpec, RunSpec
 
-SAMPLE_VECTORS = 4096  # four for each of 1024 codewords
 DISTINCT_INPUTS = 8  # requests go round them: each costs a one-device pass for its reference
 FORMAT = 1  # part of the name of a cached file: raise it when what `prepare` writes changes
 
 
 @dataclass(frozen=True)
 class Material:
-    """folder: the converted model; requests: a file of `input.<i>` and `reference.<i>`; extras: by method label."""
+    """folder: the converted model; requests: a file of `input.<i>` and `reference.<i>`; extras: by method label.
+
+    reference_s: seconds of one request on this machine, unlimited; samples_seen: some requests were among the samples.
+    """
 
     folder: Path
     shape: Shape
     requests: Path
     inputs: int
     extras: dict[str, Path]
+    reference_s: float
+    samples_seen: bool
 
 
 def gather(run: RunSpec, requests: Path, say: Callable[[str], None]) -> Material:
@@ -44,12 +49,20 @@ def gather(run: RunSpec, requests: Path, say: Callable[[str], None]) -> Material
     folder = models.prepared(run)
     shape = load_shape(folder)
     count = min(1 + run.repeats, DISTINCT_INPUTS)
-    extra_samples = -(-SAMPLE_VECTORS // run.tokens)
-    raw = inputs.requests(run, shape, folder, count + extra_samples)
+    wanted = {spec.label: -(-_sample_tokens(spec) // run.tokens) for spec in run.methods}
+    raw = inputs.requests(run, shape, folder, count + max(wanted.values()))
     say(f"model {run.model}, {run.weights} weights; {inputs.says(run, shape, folder)}")
+    began = time.monotonic()
     _write_requests(folder, raw[:count], requests)
-    extras = {spec.label: path for spec in run.methods if (path := _extra(spec, folder, raw[count:], say)) is not None}
-    return Material(folder, shape, requests, count, extras)
+    reference_s = (time.monotonic() - began) / count
+    samples = raw[count:]
+    extras = {
+        spec.label: _extra(spec, folder, samples[: wanted[spec.label]], say)
+        for spec in run.methods
+        if wanted[spec.label]
+    }
+    seen = any(torch.equal(one, sample) for one in raw[:count] for sample in samples)
+    return Material(folder, shape, requests, count, extras, reference_s, seen)
 
 
 def _write_requests(folder: Path, raw: Sequence[Tensor], out: Path) -> None:
@@ -64,11 +77,14 @@ def _write_requests(folder: Path, raw: Sequence[Tensor], out: Path) -> None:
     save_file(tensors, out)
 
 
-def _extra(spec: MethodSpec, folder: Path, samples: Sequence[Tensor], say: Callable[[str], None]) -> Path | None:
-    """The file that a method's `prepare` writes for this model and these samples; None for methods without one."""
+def _sample_tokens(spec: MethodSpec) -> int:
     kind = methods.load(spec.method)
-    if not kind.prepares:
-        return None
+    return kind.sample_tokens(kind.Options(**spec.options))
+
+
+def _extra(spec: MethodSpec, folder: Path, samples: Sequence[Tensor], say: Callable[[str], None]) -> Path:
+    """The file that a method's `prepare` writes for this model and these samples."""
+    kind = methods.load(spec.method)
     options = kind.Options(**spec.options)
     key = hashlib.sha256(json.dumps([FORMAT, spec.method, folder.name, asdict(options)]).encode())
     for sample in samples:

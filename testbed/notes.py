@@ -13,30 +13,26 @@ from testbed.units import show_duration
 EXACT_WITHIN = 1e-4
 WIDE_INTERVAL = 0.10
 FEW_REQUESTS = 6
+HELD_BACK_S = 0.1
 
-Facts = Mapping[str, Any]
-Check = Callable[[Mapping[str, Any], RunData, Facts], Iterator[Mapping[str, Any]]]
+Check = Callable[[Mapping[str, Any], RunData], Iterator[Mapping[str, Any]]]
 
 TEXTS: dict[str, tuple[str, str, str]] = {
-    "untrained": (
-        "the weights are random",
-        "the file says weights: random",
-        "times, bytes and errors against single hold; for an accuracy of anything use weights: pretrained",
+    "host-failed": (
+        "{host} ended or failed during {labels}",
+        "its process died, was killed or reported an error",
+        "read the end of {logs} in the run folder",
     ),
-    "shared-cores": (
-        "{devices} devices share {cores}",
-        "{cause}",
-        "read compute and waiting together; give each host a cpu share that fits, or use a machine with more cores",
-    ),
+    "shared-cores": ("{devices} devices share {cores}", "{cause}", "{advice}"),
     "cpu-share": (
-        "{hosts} held back by their CPU share",
-        "the declared cpu ({declared}) is less than the model asks for",
-        "nothing if this is the device you mean to have; else raise cpu, or leave it out for no limit",
+        "held back by their CPU share: {hosts}",
+        "that is the declared cpu ({declared}) at work",
+        "nothing to do, unless the devices you mean are faster",
     ),
     "changes-function": (
         "{labels}: the output is not that of single",
-        "{cause}",
-        "read the latency together with the fidelity column, and never the latency alone",
+        "{cause}, and these weights are not tuned for it",
+        "read latency and fidelity together",
     ),
     "inexact": (
         "{labels}: further from single than 1e-4 (at most {error:.2g})",
@@ -59,14 +55,14 @@ TEXTS: dict[str, tuple[str, str, str]] = {
         "these latencies are too good: check the addresses in the logs, and that every host has its own namespace",
     ),
     "budget": (
-        "{labels}: fewer requests than the {repeats} asked for",
-        "a request is slow, and the budget of {budget} per method ended first",
-        "raise run.budget for a narrower interval",
+        "fewer requests than the {repeats} asked for: {counts}",
+        "the budget of {budget} per method ended first{few}",
+        "raise run.budget",
     ),
     "few": (
         "{labels}: {requests} requests give no interval, or one that covers less than 95 %",
         "under 6 requests no interval of the median can promise more than its range",
-        "raise run.repeats, and run.budget with it, before claiming a difference",
+        "raise run.repeats before claiming a difference",
     ),
     "wide": (
         "{labels}: the interval is wider than a tenth of the median",
@@ -74,15 +70,11 @@ TEXTS: dict[str, tuple[str, str, str]] = {
         "raise run.repeats, and close what else runs here",
     ),
     "slower": (
-        "{labels}: slower than single",
-        "{cause}",
-        "a faster link, fewer or smaller exchanges, or one device",
+        "slower than single: {labels}",
+        "in brackets is what costs most; waiting is for the network or for another device's turn",
+        "try a faster link, fewer or smaller exchanges, or one device",
     ),
-    "no-single": (
-        "no speedup is shown",
-        "the run has no good single to compare with",
-        "add single to run.methods",
-    ),
+    "no-single": ("no speedup is shown", "single is not among run.methods", "add it"),
     "byte-tokens": (
         "token ids are the bytes of the text",
         "the checkpoint has no tokenizer, or none that is on this machine",
@@ -91,7 +83,7 @@ TEXTS: dict[str, tuple[str, str, str]] = {
     "local": (
         "nothing was shaped",
         "backend: local runs plain processes on loopback",
-        "use it to try things; for times on the declared links use backend: mininet",
+        "for times on the declared links use backend: mininet",
     ),
     "dirty": (
         "the code was changed after its last commit",
@@ -103,6 +95,10 @@ TEXTS: dict[str, tuple[str, str, str]] = {
         "the run was killed while it wrote",
         "the other rows are whole; run again for the missing request",
     ),
+}
+CHANGES: dict[str, str] = {
+    "block": "decoupled blocks compute another function",
+    "astra": "tokens of other devices arrive as codes",
 }
 
 
@@ -116,27 +112,13 @@ class Note:
     advice: str
 
 
-def notes(summary: Mapping[str, Any], run: RunData, facts: Facts | None = None) -> list[Note]:
-    """The notes that apply, in the order of `TEXTS`.
-
-    facts: what else is known, in place of what the folder says: "throttled_s" {host: seconds held back by its CPU
-    share, over all methods}, "byte_tokens" whether token ids are bytes.
-    """
-    facts = {"byte_tokens": run.manifest.get("byte_tokens"), "throttled_s": _throttled_s(run), **(facts or {})}
+def notes(summary: Mapping[str, Any], run: RunData) -> list[Note]:
+    """The notes that apply, in the order of `TEXTS`."""
     found = []
     for code, check in CHECKS.items():
         seen, cause, advice = TEXTS[code]
-        found += [Note(code, *(t.format(**v) for t in (seen, cause, advice))) for v in check(summary, run, facts)]
+        found += [Note(code, *(t.format(**v) for t in (seen, cause, advice))) for v in check(summary, run)]
     return found
-
-
-def _throttled_s(run: RunData) -> dict[str, float]:
-    """Seconds that each host was held back by its CPU share, over all methods."""
-    total: dict[str, float] = {}
-    for method in run.methods:
-        for host, seconds in (method.get("throttled_s") or {}).items():
-            total[host] = total.get(host, 0.0) + seconds
-    return total
 
 
 def _labels(summary: Mapping[str, Any], wanted: Callable[[Mapping[str, Any]], bool]) -> list[str]:
@@ -144,140 +126,159 @@ def _labels(summary: Mapping[str, Any], wanted: Callable[[Mapping[str, Any]], bo
     return [m["label"] for m in summary["methods"] if m["status"] == "ok" and wanted(m)]
 
 
-def _listed(labels: list[str], **values: Any) -> Iterator[dict[str, Any]]:
-    """One note for all these methods, none without a method."""
+def _listed(
+    summary: Mapping[str, Any], wanted: Callable[[Mapping[str, Any]], bool], **values: Any
+) -> Iterator[dict[str, Any]]:
+    """One note for all good methods for which `wanted` holds, none without a method."""
+    labels = _labels(summary, wanted)
     if labels:
-        yield {"labels": ", ".join(labels), **values}
+        every = len(labels) > 2 and labels == _labels(summary, lambda _: True)
+        yield {"labels": "all methods" if every else ", ".join(labels), **values}
 
 
-def _untrained(summary: Mapping[str, Any], _run: RunData, _facts: Facts) -> Iterator[dict[str, Any]]:
-    if summary["untrained"]:
-        yield {}
+def _host_failed(summary: Mapping[str, Any], _run: RunData) -> Iterator[dict[str, Any]]:
+    failed: dict[str, list[str]] = {}
+    for m in summary["methods"]:
+        if m["status"] == "failed" and m["failed_host"]:
+            failed.setdefault(m["failed_host"], []).append(m["label"])
+    for hosts, labels in failed.items():
+        logs = ", ".join(f"{host}.log" for host in hosts.split(", "))
+        yield {"host": hosts, "labels": ", ".join(labels), "logs": logs}
 
 
-def _shared_cores(_summary: Mapping[str, Any], run: RunData, _facts: Facts) -> Iterator[dict[str, Any]]:
+def _shared_cores(_summary: Mapping[str, Any], run: RunData) -> Iterator[dict[str, Any]]:
     hosts, cores = run.topology.get("hosts") or {}, run.manifest.get("machine", {}).get("cores")
     if cores is None or len(hosts) <= cores:
         return
     shares = [share for host in hosts.values() if (share := (host or {}).get("cpu")) is not None]
     if len(shares) == len(hosts) and sum(shares) <= cores:
-        cause = f"their CPU shares ({sum(shares):.3g} cores in all) fit, but two may still want the same core at once"
+        cause = f"their CPU shares ({sum(shares):.3g} in all) fit, but two may want one core at once"
+        advice = "read compute and waiting together"
     else:
-        cause = "they take turns, so that compute holds waiting for a core, and speedups are smaller than on boards"
-    yield {"devices": len(hosts), "cores": f"{cores} core{'s' * (cores > 1)}", "cause": cause}
+        cause = "they take turns, so compute holds waiting for a core, and speedups are smaller than on boards"
+        advice = "give each host a cpu share that fits, or use a machine with more cores"
+    yield {"devices": len(hosts), "cores": f"{cores} core{'s' * (cores > 1)}", "cause": cause, "advice": advice}
 
 
-def _cpu_share(_summary: Mapping[str, Any], run: RunData, facts: Facts) -> Iterator[dict[str, Any]]:
-    held = {host: s for host, s in (facts.get("throttled_s") or {}).items() if s and s >= 0.1}
+def _cpu_share(_summary: Mapping[str, Any], run: RunData) -> Iterator[dict[str, Any]]:
+    total: dict[str, float] = {}
+    for method in run.methods:
+        for host, seconds in (method.get("throttled_s") or {}).items():
+            total[host] = total.get(host, 0.0) + seconds
+    held = {host: s for host, s in total.items() if s >= HELD_BACK_S}
     if held:
         hosts = run.topology.get("hosts") or {}
         shares = sorted({f"{(hosts.get(name) or {}).get('cpu')}" for name in held})
-        words = ", ".join(f"{name} for {show_duration(round(s, 1))}" for name, s in held.items())
+        words = ", ".join(f"{name} {show_duration(round(s, 1))}" for name, s in held.items())
         yield {"hosts": words, "declared": ", ".join(shares)}
 
 
-def _changes_function(summary: Mapping[str, Any], run: RunData, _facts: Facts) -> Iterator[dict[str, Any]]:
-    causes = {
-        "block": "decoupled blocks compute another function than the model, and these weights were not trained for it",
-        "astra": "other devices' tokens arrive as codes; codebooks come from k-means, the model was not tuned for them",
-    }
+def _changes_function(summary: Mapping[str, Any], _run: RunData) -> Iterator[dict[str, Any]]:
     other = "the method does not promise the same function"
-    for method in {m["method"]: None for m in summary["methods"] if not m["equals_single"]}:
-        labels = _labels(summary, lambda m, method=method: m["method"] == method)  # type: ignore[misc]
-        yield from _listed(labels, cause=causes.get(method, other))
+    changing = [m for m in summary["methods"] if m["status"] == "ok" and not m["equals_single"]]
+    cause = ", ".join(dict.fromkeys(CHANGES.get(m["method"], other) for m in changing))
+    yield from _listed(summary, lambda m: not m["equals_single"], cause=cause)
 
 
-def _inexact(summary: Mapping[str, Any], _run: RunData, _facts: Facts) -> Iterator[dict[str, Any]]:
+def _inexact(summary: Mapping[str, Any], _run: RunData) -> Iterator[dict[str, Any]]:
     def far(m: Mapping[str, Any]) -> bool:
         return m["equals_single"] and (m["fidelity"]["max_abs_error"] or 0.0) > EXACT_WITHIN
 
     errors = [m["fidelity"]["max_abs_error"] for m in summary["methods"] if far(m)]
-    yield from _listed(_labels(summary, far), error=max(errors, default=0.0))
+    yield from _listed(summary, far, error=max(errors, default=0.0))
 
 
-def _not_finite(summary: Mapping[str, Any], _run: RunData, _facts: Facts) -> Iterator[dict[str, Any]]:
-    yield from _listed(_labels(summary, lambda m: m["fidelity"]["max_abs_error"] is None))
+def _not_finite(summary: Mapping[str, Any], _run: RunData) -> Iterator[dict[str, Any]]:
+    yield from _listed(summary, lambda m: m["fidelity"]["max_abs_error"] is None)
 
 
-def _payload(summary: Mapping[str, Any], _run: RunData, _facts: Facts) -> Iterator[dict[str, Any]]:
+def _payload(summary: Mapping[str, Any], _run: RunData) -> Iterator[dict[str, Any]]:
     for m in summary["methods"]:
         if m["payload_matches_formula"] is False:
             yield {"label": m["label"], "sent": m["payload_bytes"], "formula": m["payload_formula"]}
 
 
-def _leak(summary: Mapping[str, Any], run: RunData, _facts: Facts) -> Iterator[dict[str, Any]]:
+def _leak(_summary: Mapping[str, Any], run: RunData) -> Iterator[dict[str, Any]]:
     leaking = []
     for method in run.methods:
         rows = [row for row in run.records if row["label"] == method["label"]]
         requests = good_requests(rows, world_of(method, rows), run.topology["run"].get("source"))
         if any((r["wire_bytes"] or 0) < r["sent_bytes"] for q in requests for r in q if r["wire_bytes"] is not None):
             leaking.append(method["label"])
-    yield from _listed(leaking)
+    if leaking:
+        yield {"labels": ", ".join(leaking)}
 
 
-def _budget(summary: Mapping[str, Any], run: RunData, _facts: Facts) -> Iterator[dict[str, Any]]:
+def _budget(summary: Mapping[str, Any], run: RunData) -> Iterator[dict[str, Any]]:
     asked = run.topology["run"].get("repeats", 0)
-    budget = run.topology["run"].get("budget")
-    yield from _listed(_labels(summary, lambda m: m["requests"] < asked), repeats=asked, budget=budget)
+    short = [m for m in summary["methods"] if m["status"] == "ok" and m["requests"] < asked]
+    if short:
+        few = any(m["requests"] < FEW_REQUESTS for m in short)
+        yield {
+            "repeats": asked,
+            "counts": ", ".join(f"{m['label']} {m['requests']}" for m in short),
+            "budget": run.topology["run"].get("budget"),
+            "few": ", and under 6 requests no interval covers 95 %" * few,
+        }
 
 
-def _few(summary: Mapping[str, Any], _run: RunData, _facts: Facts) -> Iterator[dict[str, Any]]:
-    def few(m: Mapping[str, Any]) -> bool:
-        return bool(m["requests"] < FEW_REQUESTS)
-
-    counts = sorted({m["requests"] for m in summary["methods"] if m["status"] == "ok" and few(m)})
-    words = f"{counts[0]} to {counts[-1]}" if len(counts) > 1 else "".join(map(str, counts))
-    yield from _listed(_labels(summary, few), requests=words)
+def _few(summary: Mapping[str, Any], run: RunData) -> Iterator[dict[str, Any]]:
+    """Few because few were asked for; where the budget ended first, `_budget` says so."""
+    asked = run.topology["run"].get("repeats", 0)
+    if asked < FEW_REQUESTS:
+        yield from _listed(summary, lambda m: m["requests"] >= asked, requests=asked)
 
 
-def _wide(summary: Mapping[str, Any], _run: RunData, _facts: Facts) -> Iterator[dict[str, Any]]:
+def _wide(summary: Mapping[str, Any], _run: RunData) -> Iterator[dict[str, Any]]:
+    """Of few requests every interval is wide, and another note says what to do."""
+
     def wide(m: Mapping[str, Any]) -> bool:
         low, high = m["latency_s"]["ci95"]
-        return low is not None and high - low > WIDE_INTERVAL * m["latency_s"]["median"]
+        return m["requests"] >= FEW_REQUESTS and bool(high - low > WIDE_INTERVAL * m["latency_s"]["median"])
 
-    yield from _listed(_labels(summary, wide))
-
-
-def _slower(summary: Mapping[str, Any], _run: RunData, _facts: Facts) -> Iterator[dict[str, Any]]:
-    def slower(m: Mapping[str, Any]) -> bool:
-        return m["speedup_over_single"] is not None and m["speedup_over_single"] < 1
-
-    def waits(m: Mapping[str, Any]) -> bool:
-        return slower(m) and (m["exchange_wait_s"] or 0.0) > (m["compute_s"] or 0.0)
-
-    cause = "waiting for the network takes longer than all computing"
-    yield from _listed(_labels(summary, waits), cause=cause)
-    cause = "distribution, return and messages cost more than the shared computing saves"
-    yield from _listed(_labels(summary, lambda m: slower(m) and not waits(m)), cause=cause)
+    yield from _listed(summary, wide)
 
 
-def _no_single(summary: Mapping[str, Any], _run: RunData, _facts: Facts) -> Iterator[dict[str, Any]]:
-    if summary["methods"] and not _labels(summary, lambda m: m["method"] == "single" and m["requests"] > 0):
+def _slower(summary: Mapping[str, Any], _run: RunData) -> Iterator[dict[str, Any]]:
+    causes: dict[str, list[str]] = {}
+    for m in summary["methods"]:
+        if m["speedup_over_single"] is not None and m["speedup_over_single"] < 1:
+            causes.setdefault(_dominating(m), []).append(m["label"])
+    if causes:
+        yield {"labels": "; ".join(f"{', '.join(labels)} ({cause})" for cause, labels in causes.items())}
+
+
+def _dominating(m: Mapping[str, Any]) -> str:
+    """What a method slower than single spends most on, beside the computing that it has to do anyway."""
+    if m["compute_s"] >= m["latency_s"]["median"] * m["speedup_over_single"]:
+        return "computing"
+    costs = {
+        "waiting": m["exchange_wait_s"],
+        "distribution": m["scatter_s"] + m["gather_s"],
+        "encoding": m["code_s"],
+    }
+    return max(costs, key=lambda name: costs[name])
+
+
+def _no_single(summary: Mapping[str, Any], run: RunData) -> Iterator[dict[str, Any]]:
+    """A single that failed has its reason in the report."""
+    declared = [m if isinstance(m, str) else next(iter(m), "") for m in run.topology["run"].get("methods") or ()]
+    if "single" not in [*declared, *(m["method"] for m in summary["methods"])]:
         yield {}
 
 
-def _byte_tokens(_summary: Mapping[str, Any], _run: RunData, facts: Facts) -> Iterator[dict[str, Any]]:
-    if facts.get("byte_tokens"):
-        yield {}
+def _when(holds: Callable[[RunData], object]) -> Check:
+    """A check that has nothing to tell but whether it holds."""
+    return lambda _summary, run: iter([{}] if holds(run) else [])
 
 
-def _local(_summary: Mapping[str, Any], run: RunData, _facts: Facts) -> Iterator[dict[str, Any]]:
-    if run.topology.get("backend") == "local":
-        yield {}
-
-
-def _dirty(_summary: Mapping[str, Any], run: RunData, _facts: Facts) -> Iterator[dict[str, Any]]:
-    if (run.manifest.get("git") or {}).get("dirty"):
-        yield {}
-
-
-def _cut_off(_summary: Mapping[str, Any], run: RunData, _facts: Facts) -> Iterator[dict[str, Any]]:
+def _cut_off(_summary: Mapping[str, Any], run: RunData) -> Iterator[dict[str, Any]]:
     for words in run.skipped:
         yield {"skipped": words}
 
 
 CHECKS: dict[str, Check] = {
-    "untrained": _untrained,
+    "host-failed": _host_failed,
     "shared-cores": _shared_cores,
     "cpu-share": _cpu_share,
     "changes-function": _changes_function,
@@ -290,8 +291,8 @@ CHECKS: dict[str, Check] = {
     "wide": _wide,
     "slower": _slower,
     "no-single": _no_single,
-    "byte-tokens": _byte_tokens,
-    "local": _local,
-    "dirty": _dirty,
+    "byte-tokens": _when(lambda run: run.manifest.get("byte_tokens")),
+    "local": _when(lambda run: run.topology.get("backend") == "local"),
+    "dirty": _when(lambda run: (run.manifest.get("git") or {}).get("dirty")),
     "cut-off": _cut_off,
 }

@@ -11,6 +11,7 @@ from typing import Any
 
 from rich import box
 from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
@@ -18,6 +19,17 @@ from testbed.notes import Note
 from testbed.units import show_duration, show_fraction, show_rate
 
 NONE = "-"
+CLOCK_NOISE_S = 1e-5  # under 10 us a row tells of the clock and of Python, not of a network
+COMPUTE, WAITING, INPUT, SENT = "compute", "waiting", "input\nresult", "sent\non wire"
+METHODS_GIVE_UP = (INPUT, SENT, COMPUTE, WAITING, "vs\nsingle", "n")
+UNTRAINED = (
+    "Untrained (random) weights: times, bytes and errors against single hold, but the\n"
+    "results mean nothing; for an accuracy of anything use weights: pretrained."
+)
+LEGEND = (
+    "input: handing it out, result: collecting it; sent: payload between layers of\n"
+    "the device that sent most, on wire: all that left; -: none, or under 10 us"
+)
 
 
 def render(
@@ -25,30 +37,26 @@ def render(
 ) -> None:
     """Print what a run found: untrained weights first, then links, methods and notes. Fits 80 columns."""
     if summary["untrained"]:
-        console.print(Text("Untrained (random) weights: times and bytes hold, results mean nothing.", "bold yellow"))
+        console.print(Text(UNTRAINED, "bold yellow"))
     if links:
         render_links(links, console)
         console.print()
-    console.print(methods_table(summary["methods"]))
+    print_table(methods_table(summary["methods"]), console, METHODS_GIVE_UP)
+    console.print(Text(LEGEND, "dim"))
     for line in reasons(summary["methods"]):
         console.print(Text(line, "red"))
     if notes:
         console.print()
-        render_notes(notes, console)
+    for note in notes:
+        print_note(note, console)
 
 
 def methods_table(methods: Sequence[Mapping[str, Any]]) -> Table:
     """One row per method; a failed or skipped one says so in place of a latency, see `reasons`."""
-    table = open_table(
-        "method", "n", "latency\n95 % CI", "compute", "waiting", "input\nresult", "sent\non wire", "vs\nsingle"
-    )
+    table = open_table("method", "n", "latency\n95 % CI", COMPUTE, WAITING, INPUT, SENT, "vs\nsingle")
     table.add_column("fidelity", no_wrap=True)
     for method in methods:
-        if method["status"] == "ok":
-            table.add_row(*_cells(method))
-        else:
-            count = str(method["requests"])
-            table.add_row(method["label"], count, Text(method["status"], "bold red"), *costs(method), NONE, NONE)
+        table.add_row(*_cells(method))
     return table
 
 
@@ -103,20 +111,47 @@ def links_table(links: Sequence[Mapping[str, Any]]) -> Table:
 
 def render_links(links: Sequence[Mapping[str, Any]], console: Console) -> None:
     """Print the table of links and a line for each that is not as declared."""
-    console.print(links_table([row for row in links if not is_fan(row)]))
+    table = links_table([row for row in links if not is_fan(row)])
+    print_table(table, console, [str(column.header) for column in table.columns[2:-1]])
     if fans := fan_line(links):
         console.print(fans, style="dim")
-    for row in links:
-        if row.get("verdict") != "ok":
-            console.print(Text(f"{row['from']} > {row['to']} {row.get('verdict')}: {row.get('why')}", "red"))
+    for line in wrong_links(links):
+        console.print(Text(line, "red"))
 
 
-def render_notes(notes: Sequence[Note], console: Console) -> None:
-    """Print each note as what was seen, and indented its likely cause and what to do."""
-    for note in notes:
-        console.print(Text.assemble(("Note: ", "bold yellow"), (note.seen, "bold")))
-        line = f"{note.cause}. What to do: {note.advice}."
-        console.print(Text(fill(line, console.width - 1, initial_indent="      ", subsequent_indent="      ")))
+def wrong_links(links: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A line for each link that is not as declared."""
+    return [
+        f"{row['from']} > {row['to']} {row.get('verdict')}: {row.get('why')}"
+        for row in links
+        if row.get("verdict") != "ok"
+    ]
+
+
+def print_note(note: Note, console: Console, which: str = "") -> None:
+    """Print what was seen, its likely cause and what to do; `which` runs, where there are several."""
+    title = f"Note{which and ' '}{which}: "
+    cause, advice = (f"{words[0].upper()}{words[1:]}" for words in (note.cause, note.advice))
+    print_wrapped(title, f"{note.seen}. {cause}. {advice}.", console)
+
+
+def print_wrapped(title: str, words: str, console: Console) -> None:
+    """Print `words` after a title, further lines indented; a word longer than a line (a path) stays whole."""
+    indent = " " * min(len(title), 6)
+    text = fill(title + words, console.width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
+    console.print(Text.assemble((text[: len(title)], "bold yellow"), text[len(title) :]), soft_wrap=True)
+
+
+def print_table(table: Table, console: Console, give_up: Sequence[str]) -> None:
+    """Print a table; in a window too narrow for it without the columns `give_up`, the first first, and say which."""
+    hidden = []
+    for title in give_up:
+        if _narrowest(table, console) > console.width:
+            hidden.append(" ".join(title.split()))
+            table.columns = [column for column in table.columns if column.header != title]
+    console.print(table)
+    if hidden:
+        console.print(Text(f"not shown in {console.width} columns: {', '.join(hidden)}", "dim"))
 
 
 def duration(seconds: float | None) -> str:
@@ -146,8 +181,12 @@ def latency(method: Mapping[str, Any]) -> str:
 
 
 def against(speedup: float | None) -> str:
-    """How many times as fast: "3.41x", "0.06x"."""
-    return NONE if speedup is None else f"{speedup:.2f}x" if speedup < 10 else f"{_digits(speedup):g}x"
+    """How many times as fast: "3.41x", "0.06x", "0.00049x", "2050x"."""
+    if speedup is None:
+        return NONE
+    return (
+        f"{speedup:.2f}x" if 0.01 <= speedup < 10 else f"{speedup:.2g}x" if speedup < 1 else f"{_digits(speedup):.9g}x"
+    )
 
 
 def error(value: float) -> str:
@@ -171,8 +210,10 @@ def fidelity(method: Mapping[str, Any]) -> str:
     return "\n".join(words) or f"err {error(found['max_abs_error'])}"
 
 
-def _cells(method: Mapping[str, Any]) -> list[str]:
-    """A row of a good method."""
+def _cells(method: Mapping[str, Any]) -> list[str | Text]:
+    """A row; of a method that did not end well its status and, as it did not do what was asked, no figure."""
+    if method["status"] != "ok":
+        return [method["label"], str(method["requests"]), Text(method["status"], "bold red"), *[NONE] * 6]
     return [
         method["label"],
         str(method["requests"]),
@@ -184,14 +225,17 @@ def _cells(method: Mapping[str, Any]) -> list[str]:
 
 
 def costs(method: Mapping[str, Any]) -> list[str]:
-    """Compute, waiting, distribution of the input over return of the result, and the bytes of the device that sent
-    most: payload between layers over all that left its interfaces."""
+    """Compute, waiting, input over result, and the bytes of the device that sent most, as `LEGEND` has it."""
+    waiting, *ends = (
+        NONE if seconds is None or seconds < CLOCK_NOISE_S or len(method["payload_bytes"]) == 1 else duration(seconds)
+        for seconds in (method["exchange_wait_s"], method["scatter_s"], method["gather_s"])
+    )
     wire = [count for count in method["wire_bytes"] if count is not None]
     sent = size(max(method["payload_bytes"], default=None))
     return [
         duration(method["compute_s"]),
-        duration(method["exchange_wait_s"]),
-        f"{duration(method['scatter_s'])}\n{duration(method['gather_s'])}",
+        waiting,
+        NONE if set(ends) == {NONE} else "\n".join(ends),
         f"{sent}\n{size(max(wire))}" if wire else sent,
     ]
 
@@ -203,6 +247,17 @@ def open_table(first: str, *numbers: str) -> Table:
     for title in numbers:
         table.add_column(title, justify="right", no_wrap=True)
     return table
+
+
+def _narrowest(table: Table, console: Console) -> int:
+    """Columns of the window that a table needs to break no word."""
+    wide = console.options.update_width(10_000)
+    needed = len(table.columns) - 1
+    for column in table.columns:
+        cells = [Measurement.get(console, wide, cell) for cell in (column.header, *column.cells)]
+        widths = [cell.maximum if column.no_wrap else cell.minimum for cell in cells]
+        needed += max(*widths, column.min_width or 0)
+    return needed
 
 
 def _digits(value: float) -> float:

@@ -3,6 +3,8 @@
 One entry per method. Times in seconds, sizes in bytes, each a median over the measured requests (warm-up rows stay in
 records.jsonl and are counted in `warmups`):
 
+latency_s: {"median", "p95", "mean", "min", "ci95": [lo, hi]}; p95 is null under 20 requests, where it would be the
+    maximum by another name, and ci95 [null, null] under 3.
 latency_s, gather_s: of the source device, on its clock; gather_s from the first byte of a result to the whole result.
 compute_s, code_s, exchange_wait_s, scatter_s: of the critical device, that is the largest over ranks in each request
     (scatter_s: from the first byte of its input to the last). They are medians of maxima, so they need not add up to

@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from agents.cluster import Cluster
 from agents.place import place
-from runtime import methods
+from runtime import families, methods
 from runtime.device import Device
-from runtime.model import load_shape
+from runtime.model import WEIGHTS, load_shape
 from runtime.plan import Plan
 from runtime.record import Record
 from runtime.shape import Shape
@@ -46,6 +47,19 @@ def request(
         served = [pool.submit(serve, device) for device in devices[1:]]
         result, record = devices[0].infer(0, raw)
         return result, [record, *(one.result() for one in served)]
+
+
+def shaken(preset: str, folder: Path, seed: int = 0) -> Path:
+    """A converted preset whose biases and norms are random too: as transformers starts them (0 and 1) they hide
+    mistakes such as a bias that is added once per device."""
+    families.convert(preset, "random", seed, folder)
+    tensors = load_file(folder / WEIGHTS)
+    generator = torch.Generator().manual_seed(seed)
+    for name, tensor in sorted(tensors.items()):
+        if name.endswith(".bias") or "norm" in name:
+            tensor += 0.3 * torch.randn(tensor.shape, generator=generator)
+    save_file(tensors, folder / WEIGHTS)
+    return folder
 
 
 def random_input(shape: Shape, tokens: int, seed: int = 1) -> Tensor:

@@ -10,13 +10,13 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from runtime import families, methods
+from runtime import methods
 from runtime.codecs.vq import GroupedVQ
 from runtime.layer import Layer
 from runtime.methods.astra import streams
 from runtime.model import Model, load
 from runtime.plan import Plan
-from tests.devices import codebooks, planned, random_input, request
+from tests.devices import codebooks, planned, random_input, request, shaken
 
 TOKENS = 37
 
@@ -25,7 +25,7 @@ TOKENS = 37
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("astra")
     for name in ("vit-tiny", "gpt2-tiny", "llama-tiny", "bert-tiny"):
-        families.convert(name, "random", 3, folder / name)
+        shaken(name, folder / name, 3)
     return folder
 
 
@@ -74,8 +74,17 @@ def mixed_layer(layer: Layer, x: Tensor, books: dict[str, Tensor], mask: Tensor)
     return layer.finish(x, attended.transpose(0, 1).reshape(len(x), -1))
 
 
-@pytest.mark.parametrize("devices", [1, 2, 4])
-@pytest.mark.parametrize("options", [{"groups": 1, "codewords": 64}, {"groups": 4, "codewords": 32}], ids=str)
+@pytest.mark.parametrize("devices", [1, 2, 4, 8])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"groups": 1, "codewords": 64},
+        {"groups": 4, "codewords": 32},
+        {"groups": 1, "codewords": 32, "code": "kv"},
+        {"groups": 2, "codewords": 32, "code": "input"},
+    ],
+    ids=str,
+)
 @pytest.mark.parametrize("family", ["vit-tiny", "gpt2-tiny", "llama-tiny", "bert-tiny"])
 def test_equals_mixed_precision_attention(
     root: Path, tmp_path: Path, family: str, options: dict[str, Any], devices: int

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -9,12 +10,12 @@ from typing import Any
 import pytest
 import torch
 
-from runtime import families, methods
+from runtime import methods
 from runtime.errors import Unfit
 from runtime.model import load, load_shape
 from runtime.plan import even_spans
 from runtime.shape import Shape
-from tests.devices import codebooks, planned, random_input, request
+from tests.devices import codebooks, planned, random_input, request, shaken
 
 FAMILIES = ["vit-tiny", "gpt2-tiny", "llama-tiny", "bert-tiny"]
 EXACT: list[tuple[str, dict[str, Any]]] = [
@@ -37,9 +38,7 @@ FLOAT_BYTES = 4
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Converted models with all parameters of a size that lets a mistake show."""
     root = tmp_path_factory.mktemp("models")
-    for name in FAMILIES:
-        families.convert(name, "random", 0, root / name)
-    return {name: root / name for name in FAMILIES}
+    return {name: shaken(name, root / name) for name in FAMILIES}
 
 
 def refused(shape: Shape, method: str, devices: int) -> bool:
@@ -66,21 +65,21 @@ def test_exact_methods_equal_single(
     torch.testing.assert_close(result, load(folders[family])(raw), atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("method", ["sequence", "astra", "pipeline", "tensor"])
-def test_eight_devices(tmp_path: Path, folders: dict[str, Path], method: str) -> None:
-    """vit-tiny has 12 heads and 4 layers: what 8 devices cannot share is refused, the rest equals single."""
-    shape = load_shape(folders["vit-tiny"])
-    if method in ("pipeline", "tensor"):
-        with pytest.raises(Unfit, match="8"):
-            planned(method, {}, shape, 37, 8)
-        return
-    raw = random_input(shape, 37)
-    extra = codebooks(folders["vit-tiny"], {"codewords": 64}, 37, tmp_path / "c") if method == "astra" else None
-    options = {"codewords": 64} if method == "astra" else {}
-    result, records = request(folders["vit-tiny"], planned(method, options, shape, 37, 8), raw, extra)
-    assert len(records) == 8
-    if method == "sequence":
-        torch.testing.assert_close(result, load(folders["vit-tiny"])(raw), atol=1e-5, rtol=1e-5)
+@pytest.mark.parametrize(("method", "options"), EXACT, ids=str)
+@pytest.mark.parametrize("devices", [5, 6, 7, 8])
+def test_up_to_eight_devices(tmp_path: Path, method: str, options: dict[str, Any], devices: int) -> None:
+    """A small ViT with as many heads and layers as devices; as many tokens too, and one more than can be even."""
+    size = {"hidden_size": 8 * devices, "num_attention_heads": devices, "num_hidden_layers": devices}
+    config = {"model_type": "vit", **size, "intermediate_size": 12 * devices, "image_size": 32, "patch_size": 8}
+    (tmp_path / "checkpoint").mkdir()
+    (tmp_path / "checkpoint/config.json").write_text(json.dumps(config))
+    folder = shaken(str(tmp_path / "checkpoint"), tmp_path / "model")
+    shape = load_shape(folder)
+    for tokens in (devices, 2 * devices + 1):
+        raw = random_input(shape, tokens)
+        result, records = request(folder, planned(method, options, shape, tokens, devices), raw)
+        torch.testing.assert_close(result, load(folder)(raw), atol=1e-5, rtol=1e-5)
+        assert len(records) == (1 if method == "single" else devices)
 
 
 @pytest.mark.parametrize("devices", [1, 2, 3, 4])

@@ -50,6 +50,7 @@ def shape(config: Any, folder: Path | None) -> Shape:
         readout="first" if classifies else readout,
         normalize=normalize,
         outputs=config.num_labels if classifies else config.hidden_size,
+        result="classes" if classifies else "embedding",
     )
 
 

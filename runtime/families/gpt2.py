@@ -37,6 +37,7 @@ def shape(config: Any, folder: Path | None) -> Shape:
         max_tokens=config.n_positions,
         readout="last",
         outputs=config.vocab_size,
+        result="tokens",
     )
 
 

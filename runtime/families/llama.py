@@ -44,6 +44,7 @@ def shape(config: Any, folder: Path | None) -> Shape:
         vocabulary=config.vocab_size,
         readout="last",
         outputs=config.vocab_size,
+        result="tokens",
     )
 
 

@@ -62,6 +62,7 @@ def shape(config: Any, folder: Path | None) -> Shape:
         class_token=True,
         readout="first",
         outputs=classes or config.hidden_size,
+        result="classes" if classes else "embedding",
     )
 
 

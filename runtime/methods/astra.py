@@ -60,7 +60,6 @@ class Astra(Method):
     cuts = "tokens"
     equals_single = False
     own_class_token = True
-    prepares = True
 
     def __init__(self, folder: Path, plan: Plan, rank: int, extra: Path | None = None) -> None:
         super().__init__(folder, plan, rank, extra)
@@ -91,6 +90,11 @@ class Astra(Method):
         receivers = plan.world - 1 - rank if shape.causal else plan.world - 1
         once = packed_bytes(len(plan.shares[rank].tokens), options.groups, code_bits(options.codewords))
         return receivers * shape.layers * len(streams(shape, options)) * once
+
+    @classmethod
+    def sample_tokens(cls, options: AstraOptions) -> int:
+        """Four for each codeword."""
+        return 4 * options.codewords
 
     @classmethod
     def prepare(cls, folder: Path, options: AstraOptions, samples: Sequence[Tensor], out: Path) -> None:

@@ -27,14 +27,12 @@ class Method:
 
     cuts: which side of the box tokens x layers x heads is divided among devices.
     equals_single: the output is the model's own, to rounding. own_class_token: every device has a copy of it.
-    prepares: `prepare` writes a file that the devices need.
     """
 
     Options: ClassVar[type] = NoOptions
     cuts: ClassVar[Literal["nothing", "tokens", "layers", "heads"]] = "nothing"
     equals_single: ClassVar[bool] = True
     own_class_token: ClassVar[bool] = False
-    prepares: ClassVar[bool] = False
 
     def __init__(self, folder: Path, plan: Plan, rank: int, extra: Path | None = None) -> None:
         """Load this rank's share of the model in `folder`; `extra` is what `prepare` wrote. Raises BadModel."""
@@ -59,8 +57,13 @@ class Method:
         return 0
 
     @classmethod
+    def sample_tokens(cls, options: Any) -> int:
+        """How many tokens of sample inputs `prepare` wants; 0 for a method that needs nothing beside the model."""
+        return 0
+
+    @classmethod
     def prepare(cls, folder: Path, options: Any, samples: Sequence[Tensor], out: Path) -> None:
-        """Write to `out` what the devices need beside the model, made from raw sample inputs, where `prepares`."""
+        """Write to `out` what the devices need beside the model, made from raw inputs of `sample_tokens` and more."""
 
     def forward(self, x: Tensor, exchange: Exchange) -> Tensor:
         """Embedded positions [S, D] held by this device -> its hidden states after the last layer it takes part in."""
