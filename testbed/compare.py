@@ -12,9 +12,13 @@ from rich.table import Table
 from rich.text import Text
 
 from testbed import report, store
-from testbed.notes import notes
+from testbed.notes import Note, notes
 from testbed.store import RunData
 from testbed.summary import summary
+
+# What a reader must know of any of the runs before comparing them; the rest is in each run's own report.
+ANNOUNCED = ("host-failed", "inexact", "not-finite", "payload", "leak", "local", "cut-off")
+GIVE_UP = (report.SENT, report.COMPUTE, report.WAITING, "n")
 
 
 def compare(folders: Sequence[Path], console: Console) -> None:
@@ -24,33 +28,64 @@ def compare(folders: Sequence[Path], console: Console) -> None:
     if len(runs) == 1:
         report.render(summaries[0], runs[0].links, notes(summaries[0], runs[0]), console)
         return
+    _heads(runs, summaries, console)
+    report.print_table(_methods(summaries), console, GIVE_UP)
+    console.print(Text("vs A: how many times as fast as A", "dim"))
+    _announce(runs, summaries, console)
+    for line in differences(runs) or ["nothing that was recorded"]:
+        report.print_wrapped("Differs: ", line, console)
+
+
+def _heads(runs: Sequence[RunData], summaries: Sequence[Mapping[str, Any]], console: Console) -> None:
+    """Which letter is which run."""
+    if any(one["untrained"] for one in summaries):
+        console.print(Text(report.UNTRAINED, "bold yellow"))
     for letter, run, one in zip(_letters(), runs, summaries, strict=False):
         weights = "untrained (random) weights" if one["untrained"] else f"{run.topology['run'].get('weights')} weights"
-        console.print(
-            Text(f"{letter}  {run.topology['name']}, {weights}, {run.manifest.get('started_utc')}, {run.path}")
-        )
-    console.print(_methods(summaries))
-    console.print(Text("x: how many times as fast as A", "dim"))
-    for line in differences(runs):
-        console.print(Text.assemble(("Differs: ", "bold yellow"), line))
+        line = f"{run.topology['name']}, {weights}, {run.manifest.get('started_utc')}, {run.path}"
+        report.print_wrapped(f"{letter}  ", line, console)
+
+
+def _announce(runs: Sequence[RunData], summaries: Sequence[Mapping[str, Any]], console: Console) -> None:
+    """What went wrong, run by run, then the notes that matter, each with the runs that it is about."""
+    announced: dict[Note, list[str]] = {}
+    for letter, run, one in zip(_letters(), runs, summaries, strict=False):
+        for line in [*report.wrong_links(run.links), *report.reasons(one["methods"])]:
+            console.print(Text(f"{letter}  {line}", "red"))
+        for note in notes(one, run):
+            if note.code in ANNOUNCED:
+                announced.setdefault(note, []).append(letter)
+    for note, letters in announced.items():
+        report.print_note(note, console, ", ".join(letters))
 
 
 def differences(runs: Sequence[RunData]) -> list[str]:
-    """What may explain different times, one line per setting: those of the machine, the code and the topology."""
+    """What may explain different times, one line per setting: those of the machine, the code and the topology.
+
+    Settings of one kind that differ alike share a line: "links.h1 - s1.rate, links.h2 - s1.rate: A 10 Mbit/s; ...".
+    Of a link or switch that a run lacks only the name is told: its settings are compared among the runs that have it.
+    """
     found = [_settings(run) for run in runs]
-    lines = []
+    alike: dict[tuple[str, str], list[str]] = {}
     for key in dict.fromkeys(key for settings in found for key in settings):
-        values = [settings.get(key) for settings in found]
-        if any(value != values[0] for value in values):
-            lines.append(f"{key}: " + "; ".join(f"{a} {_short(v)}" for a, v in zip(_letters(), values, strict=False)))
-    return lines
+        everywhere = not key.startswith(("links.", "switches."))
+        values = [
+            (letter, settings.get(key, "none"))
+            for letter, settings in zip(_letters(), found, strict=False)
+            if everywhere or key in settings
+        ]
+        if len({value for _, value in values}) > 1:
+            words = "; ".join(f"{letter} {value}" for letter, value in values)
+            alike.setdefault((key.partition(".")[0], words), []).append(key)
+    return [f"{', '.join(keys)}: {words}" for (_, words), keys in alike.items()]
 
 
 def _methods(summaries: Sequence[Mapping[str, Any]]) -> Table:
     """Rows grouped by method, in the order in which methods first appear."""
-    table = report.open_table("method", "run", "n", "latency\n95 % CI", "x", "compute", "waiting")
-    table.add_column("sent\non wire", justify="right")
-    table.add_column("fidelity")
+    table = report.open_table(
+        "method", "run", "n", "latency\n95 % CI", "vs\nA", report.COMPUTE, report.WAITING, report.SENT
+    )
+    table.add_column("fidelity", no_wrap=True)
     by_label = [{method["label"]: method for method in one["methods"]} for one in summaries]
     for label in dict.fromkeys(label for one in by_label for label in one):
         reference = by_label[0].get(label, {}).get("latency_s", {}).get("median")
@@ -62,34 +97,49 @@ def _methods(summaries: Sequence[Mapping[str, Any]]) -> Table:
     return table
 
 
-def _cells(method: Mapping[str, Any], reference_s: float | None) -> list[str]:
-    """Latency, ratio to the first run, costs, fidelity; a method that failed has its status for a latency."""
+def _cells(method: Mapping[str, Any], reference_s: float | None) -> list[str | Text]:
+    """Count, latency, ratio to the first run, costs, fidelity; a method that did not end well has its status alone."""
+    _, count, first, compute, waiting, _, sent, _, fidelity = report.cells(method)
     own = method["latency_s"]["median"]
-    ratio = f"{reference_s / own:.3g}" if reference_s and own else report.NONE
-    first = report.latency(method) if method["status"] == "ok" else method["status"]
-    compute, waiting, _, sent = report.costs(method)
-    return [str(method["requests"]), first, ratio, compute, waiting, sent, report.fidelity(method)]
+    ratio = report.against(reference_s / own if reference_s and own else None)
+    return [count, first, ratio, compute, waiting, sent, fidelity]
 
 
-def _settings(run: RunData) -> dict[str, Any]:
-    """What matters for a comparison, flat: "machine.cpu" -> its value."""
-    manifest = run.manifest
-    settings = {f"git.{k}": v for k, v in (manifest.get("git") or {"commit": None}).items()}
-    for part in ("versions", "machine", "sysctls"):
-        settings |= {f"{part}.{k}": v for k, v in (manifest.get(part) or {}).items() if k != "load_1min"}
-    settings["seeds"] = manifest.get("seeds")
-    for key, value in run.topology.items():
-        if key == "run":
-            settings |= {f"run.{k}": v for k, v in value.items() if k != "methods"}
-        elif key != "name":
-            settings[key] = value
+def _settings(run: RunData) -> dict[str, str]:
+    """What matters for a comparison, flat and in words: "machine.cpu" -> its value."""
+    manifest, topology = run.manifest, run.topology
+    git = manifest.get("git") or {}
+    parts = {
+        "git": {**git, "commit": (git.get("commit") or "unknown")[:8]},
+        **{key: manifest.get(key) for key in ("versions", "machine", "sysctls", "seeds", "shaper")},
+        "backend": topology.get("backend"),
+        **{key: _named(topology.get(key) or {}) for key in ("hosts", "switches", "links")},
+        "run": {key: value for key, value in topology["run"].items() if key != "methods"},
+    }
+    settings = dict(_flat("", parts))
+    settings.pop("machine.load_1min", None)
     return settings
 
 
-def _short(value: Any) -> str:
-    """A value in at most 40 characters."""
-    text = str(value)
-    return text if len(text) <= 40 else f"{text[:37]}..."
+def _named(things: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Hosts, switches or links by their name, a link by its ends, with the list of names in front."""
+    if not isinstance(things, Mapping):
+        links = [(" - ".join(sorted(link["between"].split(" - "))), link) for link in things]
+        things = {name: {k: v for k, v in link.items() if k != "between"} for name, link in links}
+    return {"": list(things), **things}
+
+
+def _flat(name: str, value: Any) -> Iterator[tuple[str, str]]:
+    """{"run": {"tokens": 16}} -> ("run.tokens", "16"): no setting is shown as Python writes it."""
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield from _flat(f"{name}.{key}".strip("."), inner)
+    elif isinstance(value, bool) or value is None:
+        yield name, {True: "yes", False: "no", None: "none"}[value]
+    elif isinstance(value, list | tuple):
+        yield name, ", ".join(map(str, value)) or "none"
+    else:
+        yield name, " ".join(str(value).split())
 
 
 def _letters() -> Iterator[str]:

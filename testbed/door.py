@@ -2,16 +2,40 @@
 
 from __future__ import annotations
 
+import os
+import pwd
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic_core import ErrorDetails
 
+from runtime.families import PRESETS
 from testbed import units
 from testbed.shape import FRAME_BYTES
 from testbed.wiring import nearest
 from testbed.yamlfile import Document, Place
 
+
+def settled(text: str) -> str:
+    """What exists at a path, by its absolute path, so that a saved file means the same from anywhere; else the text.
+
+    ~ is the home of whoever called sudo, or else one's own.
+    """
+    if text in PRESETS or text in ("", "sample"):  # these are names, also where a folder is called so
+        return text
+    found = next((path for path in _readings(text) if os.path.exists(path)), None)
+    return text if found is None else os.path.abspath(found)
+
+
+def _readings(text: str) -> list[str]:
+    readings = [os.path.expanduser(text), text]
+    if os.geteuid() == 0 and (text == "~" or text.startswith("~/")):
+        callers = [user.pw_dir for user in pwd.getpwall() if user.pw_name == os.environ.get("SUDO_USER")]
+        readings = [*(home + text[1:] for home in callers), *readings]
+    return readings
+
+
+Located = Annotated[str, AfterValidator(settled)]
 Rate = Annotated[float, BeforeValidator(units.parse_rate)]
 Duration = Annotated[float, BeforeValidator(units.parse_duration)]
 Fraction = Annotated[float, BeforeValidator(units.parse_fraction)]
@@ -60,11 +84,11 @@ class RunDoor(Door):
     """run."""
 
     source: str | None = None
-    model: str = Field(min_length=1, description="a model, e.g. vit-base, or a folder or hub id of a checkpoint")
+    model: Located = Field(min_length=1, description="a model, e.g. vit-base, or a folder or hub id of a checkpoint")
     weights: Literal["random", "pretrained"] = "random"
     seed: int = Field(default=0, ge=0, lt=2**63)
     tokens: int = Field(ge=1, le=10**7, description="how many the input has, e.g. 196")
-    inputs: str = Field(default="sample", min_length=1, description="sample, a folder of images or a text file")
+    inputs: Located = Field(default="sample", min_length=1, description="sample, a folder of images or a text file")
     methods: list[Any] = Field(default_factory=lambda: ["single"], min_length=1, description="e.g. [single, sequence]")
     repeats: int = Field(default=10, ge=1, le=10**6)
     budget: Duration = Field(default=60.0, gt=0, description='e.g. "60 s"')

@@ -25,9 +25,9 @@ TEXTS: dict[str, tuple[str, str, str]] = {
     ),
     "shared-cores": ("{devices} devices share {cores}", "{cause}", "{advice}"),
     "cpu-share": (
-        "held back by their CPU share: {hosts}",
-        "that is the declared cpu ({declared}) at work",
-        "nothing to do, unless the devices you mean are faster",
+        "held back by the declared cpu ({declared}): {hosts}",
+        "their CPU share at work",
+        "nothing to do, if these are the devices you mean",
     ),
     "changes-function": (
         "{labels}: the output is not that of single",
@@ -60,7 +60,7 @@ TEXTS: dict[str, tuple[str, str, str]] = {
         "raise run.budget",
     ),
     "few": (
-        "{labels}: {requests} requests give no interval, or one that covers less than 95 %",
+        "{labels}: {requests} requests give no interval, or one that covers under 95 %",
         "under 6 requests no interval of the median can promise more than its range",
         "raise run.repeats before claiming a difference",
     ),
@@ -70,9 +70,9 @@ TEXTS: dict[str, tuple[str, str, str]] = {
         "raise run.repeats, and close what else runs here",
     ),
     "slower": (
-        "slower than single: {labels}",
-        "in brackets is what costs most; waiting is for the network or for another device's turn",
-        "try a faster link, fewer or smaller exchanges, or one device",
+        "slower than single {labels}",
+        "that costs more than sharing the work saves",
+        "try a faster link, fewer or smaller exchanges",
     ),
     "no-single": ("no speedup is shown", "single is not among run.methods", "add it"),
     "byte-tokens": (
@@ -97,8 +97,8 @@ TEXTS: dict[str, tuple[str, str, str]] = {
     ),
 }
 CHANGES: dict[str, str] = {
-    "block": "decoupled blocks compute another function",
-    "astra": "tokens of other devices arrive as codes",
+    "block": "decoupled blocks are another function",
+    "astra": "tokens arrive as codes",
 }
 
 
@@ -245,15 +245,15 @@ def _slower(summary: Mapping[str, Any], _run: RunData) -> Iterator[dict[str, Any
         if m["speedup_over_single"] is not None and m["speedup_over_single"] < 1:
             causes.setdefault(_dominating(m), []).append(m["label"])
     if causes:
-        yield {"labels": "; ".join(f"{', '.join(labels)} ({cause})" for cause, labels in causes.items())}
+        yield {"labels": "; ".join(f"by {cause}: {', '.join(labels)}" for cause, labels in causes.items())}
 
 
 def _dominating(m: Mapping[str, Any]) -> str:
-    """What a method slower than single spends most on, beside the computing that it has to do anyway."""
-    if m["compute_s"] >= m["latency_s"]["median"] * m["speedup_over_single"]:
-        return "computing"
+    """What a method slower than single spends most on; on computing only if sharing it did not make it less."""
+    single_s = m["latency_s"]["median"] * m["speedup_over_single"]
     costs = {
-        "waiting": m["exchange_wait_s"],
+        "computing": m["compute_s"] if m["compute_s"] >= single_s else 0.0,
+        "waiting for data": m["exchange_wait_s"],
         "distribution": m["scatter_s"] + m["gather_s"],
         "encoding": m["code_s"],
     }

@@ -23,11 +23,11 @@ CLOCK_NOISE_S = 1e-5  # under 10 us a row tells of the clock and of Python, not 
 COMPUTE, WAITING, INPUT, SENT = "compute", "waiting", "input\nresult", "sent\non wire"
 METHODS_GIVE_UP = (INPUT, SENT, COMPUTE, WAITING, "vs\nsingle", "n")
 UNTRAINED = (
-    "Untrained (random) weights: times, bytes and errors against single hold, but the\n"
+    "Untrained (random) weights: times, bytes and errors against single hold, but the "
     "results mean nothing; for an accuracy of anything use weights: pretrained."
 )
 LEGEND = (
-    "input: handing it out, result: collecting it; sent: payload between layers of\n"
+    "input: handing it out, result: collecting it; sent: payload between layers of "
     "the device that sent most, on wire: all that left; -: none, or under 10 us"
 )
 
@@ -56,7 +56,7 @@ def methods_table(methods: Sequence[Mapping[str, Any]]) -> Table:
     table = open_table("method", "n", "latency\n95 % CI", COMPUTE, WAITING, INPUT, SENT, "vs\nsingle")
     table.add_column("fidelity", no_wrap=True)
     for method in methods:
-        table.add_row(*_cells(method))
+        table.add_row(*cells(method))
     return table
 
 
@@ -112,7 +112,7 @@ def links_table(links: Sequence[Mapping[str, Any]]) -> Table:
 def render_links(links: Sequence[Mapping[str, Any]], console: Console) -> None:
     """Print the table of links and a line for each that is not as declared."""
     table = links_table([row for row in links if not is_fan(row)])
-    print_table(table, console, [str(column.header) for column in table.columns[2:-1]])
+    print_table(table, console, [str(column.header) for column in table.columns[3:-1]])
     if fans := fan_line(links):
         console.print(fans, style="dim")
     for line in wrong_links(links):
@@ -210,7 +210,7 @@ def fidelity(method: Mapping[str, Any]) -> str:
     return "\n".join(words) or f"err {error(found['max_abs_error'])}"
 
 
-def _cells(method: Mapping[str, Any]) -> list[str | Text]:
+def cells(method: Mapping[str, Any]) -> list[str | Text]:
     """A row; of a method that did not end well its status and, as it did not do what was asked, no figure."""
     if method["status"] != "ok":
         return [method["label"], str(method["requests"]), Text(method["status"], "bold red"), *[NONE] * 6]

@@ -1,4 +1,4 @@
-"""A topology file to frozen types and back.
+"""A topology file to frozen types; `testbed/dump.py` is the way back.
 
 Everything that is wrong with a file is found in one pass, each with its line, its key and what is allowed.
 """
@@ -6,13 +6,13 @@ Everything that is wrong with a file is found in one pass, each with its line, i
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from runtime.methods import METHODS, load
-from testbed import units, wiring
+from testbed import wiring
 from testbed.door import CableDoor, HeadDoor, HostDoor, LinkDoor, RunDoor, SwitchDoor, enter, unknown
 from testbed.topology import MAX_HOSTS, Host, Link, MethodSpec, RunSpec, Switch, Topology, TopologyError
 from testbed.yamlfile import Document, Place
@@ -23,9 +23,34 @@ _SECTIONS = ("hosts", "switches", "defaults", "links", "run")
 _LOCAL = "the local backend has plain processes on loopback; leave this out, or use backend: mininet"
 
 
+@dataclass(frozen=True)
+class Draft:
+    """A file with what of it is sound, also when other parts are wrong; links and methods by their place in the list.
+
+    devices: how many hosts, None where that is in doubt. topology: None if anything is wrong.
+    """
+
+    document: Document
+    devices: int | None
+    links: Mapping[int, Link]
+    methods: Mapping[int, MethodSpec]
+    topology: Topology | None
+
+
 def read(path: Path) -> Topology:
     """The topology of a file. Raises TopologyError with all its problems."""
+    found = draft(path)
+    if found.topology is None:
+        raise TopologyError(found.document.problems)
+    return found.topology
+
+
+def draft(path: Path) -> Draft:
+    """What can be understood of a file. Raises TopologyError only if it is no YAML."""
     document = read_yaml(path)
+    # Of a name that is there twice, one may have been meant to be another: what would follow from that is not said.
+    whole = not any(document.wrong(section) for section in ("hosts", "switches", "links"))
+    countable = not document.wrong("hosts")
     top = document.value
     allowed = [*HeadDoor.model_fields, *_SECTIONS]
     for key in top:
@@ -37,12 +62,15 @@ def read(path: Path) -> Topology:
     links = _links(document)
     if top.get("backend") == "local":
         _refuse_network(document)
-    else:
+    elif whole:
         _check_wiring(document, hosts, switches)
-    run = _run(document, hosts)
-    if document.found or head is None or run is None:
-        raise TopologyError(document.problems)
-    return Topology(head.name, head.backend, tuple(hosts), tuple(switches), tuple(links), run)
+    methods = _methods(document)
+    run = _run(document, [host.name for host in hosts] if countable else None, methods)
+    topology = None
+    if not document.found and head is not None and run is not None:
+        topology = Topology(head.name, head.backend, tuple(hosts), tuple(switches), tuple(links.values()), run)
+    devices = len(hosts) if countable and 0 < len(hosts) <= MAX_HOSTS else None
+    return Draft(document, devices, {} if top.get("backend") == "local" else links, methods, topology)
 
 
 def _mapping(document: Document, *place: str) -> dict[str, Any]:
@@ -124,24 +152,24 @@ def _cables(document: Document) -> list[tuple[Place, Any]]:
     ]
 
 
-def _links(document: Document) -> list[Link]:
+def _links(document: Document) -> dict[int, Link]:
+    """The links whose quantities are right, whatever they join."""
     default_entry = _defaults(document, "link")
     default = enter(LinkDoor, default_entry, ("defaults", "link"), document) or LinkDoor()
-    found = []
-    for place, entry in _cables(document):
+    found = {}
+    for index, (place, entry) in enumerate(_cables(document)):
         door = enter(CableDoor, entry, place, document)
         if isinstance(entry, dict) and entry.get("rate", default_entry.get("rate")) is None:
             document.problem((*place, "rate"), 'is missing: give it here or in defaults.link, e.g. "10 Mbit/s"')
-        if door is None:
+        if door is None or document.wrong(*place) or document.wrong("defaults", "link"):
             continue
         values = default.model_dump(exclude_none=True) | door.model_dump(exclude_none=True)
         delay_s, jitter_s = values.get("delay", 0.0), values.get("jitter", 0.0)
         if jitter_s > delay_s:
             document.problem((*place, "jitter"), "must not exceed the delay, no packet arrives before it was sent")
         a, _, b = values["between"].partition(" - ")
-        rate_bit_s = values.get("rate", 1.0)
-        queue = values.get("queue", 0)
-        found.append(Link(a.strip(), b.strip(), rate_bit_s, delay_s, jitter_s, values.get("loss", 0.0), queue))
+        loss, queue = values.get("loss", 0.0), values.get("queue", 0)
+        found[index] = Link(a.strip(), b.strip(), values["rate"], delay_s, jitter_s, loss, queue)
     return found
 
 
@@ -176,21 +204,18 @@ def _refuse_network(document: Document) -> None:
                 document.problem(("hosts", name, key), _LOCAL, entry[key])
 
 
-def _run(document: Document, hosts: list[Host]) -> RunSpec | None:
+def _run(document: Document, names: list[str] | None, methods: Mapping[int, MethodSpec]) -> RunSpec | None:
+    """names: of the hosts, None where they are in doubt."""
     if "run" not in document.value:
         document.problem(("run",), "is missing, e.g. {model: vit-base, tokens: 196, methods: [single, sequence]}")
         return None
     entry = document.value["run"]
     door = enter(RunDoor, entry, ("run",), document)
-    entry = entry if isinstance(entry, dict) else {}
-    names = [host.name for host in hosts]
-    source = entry.get("source")
-    if isinstance(source, str) and source not in names:
+    source = document.at(("run", "source"), None)
+    if isinstance(source, str) and names is not None and source not in names:
         document.problem(
             ("run", "source"), f"is no host; {wiring.nearest(source, names)}hosts: {', '.join(names)}", source
         )
-    given = entry.get("methods", ["single"])
-    methods = read_methods(document, given) if isinstance(given, list) else []
     if door is None or not names:
         return None
     return RunSpec(
@@ -200,16 +225,19 @@ def _run(document: Document, hosts: list[Host]) -> RunSpec | None:
         seed=door.seed,
         tokens=door.tokens,
         inputs=door.inputs,
-        methods=tuple(methods),
+        methods=tuple(methods.values()),
         repeats=door.repeats,
         budget_s=door.budget,
     )
 
 
-def read_methods(document: Document, items: list[Any]) -> list[MethodSpec]:
+def _methods(document: Document) -> dict[int, MethodSpec]:
     """`single`, or `{block: {joins: 1}}`: a name of `METHODS` and options that its class accepts."""
-    found: list[MethodSpec] = []
+    items = document.at(("run", "methods"), ["single"])
+    found: dict[int, MethodSpec] = {}
     seen: list[tuple[str, Any]] = []
+    if not isinstance(items, list):  # RunDoor says so
+        return {}
     for index, item in enumerate(items):
         place: Place = ("run", "methods", index)
         name, options = next(iter(item.items())) if isinstance(item, dict) and len(item) == 1 else (item, None)
@@ -226,7 +254,7 @@ def read_methods(document: Document, items: list[Any]) -> list[MethodSpec]:
         if (name, made) in seen:
             document.problem(place, f"is the same as methods[{seen.index((name, made))}], give each method once", item)
         seen.append((name, made))
-        found.append(MethodSpec(name, options or {}))
+        found[index] = MethodSpec(name, options or {})
     return found
 
 
@@ -246,40 +274,3 @@ def _options(document: Document, place: Place, name: str, options: dict[str, Any
     except (TypeError, ValueError) as error:
         document.problem(place, str(error), options)
         return None
-
-
-def write(topology: Topology) -> str:
-    """YAML, every default written out, that `read` turns back into an equal Topology."""
-    hosts: dict[str, Any] = {}
-    for host in topology.hosts:
-        memory = None if host.memory_bytes is None else units.show_size(host.memory_bytes)
-        hosts[host.name] = {key: value for key, value in (("cpu", host.cpu), ("memory", memory)) if value is not None}
-    text: dict[str, Any] = {"name": topology.name, "backend": topology.backend, "hosts": hosts}
-    if topology.switches:
-        text["switches"] = {switch.name: {"type": switch.kind} for switch in topology.switches}
-    if topology.links:
-        text["links"] = [_link_entry(link) for link in topology.links]
-    run = topology.run
-    text["run"] = {
-        "source": run.source,
-        "model": run.model,
-        "weights": run.weights,
-        "seed": run.seed,
-        "tokens": run.tokens,
-        "inputs": run.inputs,
-        "methods": [{spec.method: dict(spec.options)} if spec.options else spec.method for spec in run.methods],
-        "repeats": run.repeats,
-        "budget": units.show_duration(run.budget_s, exact=True),
-    }
-    return yaml.safe_dump(text, sort_keys=False, default_flow_style=None, width=120, allow_unicode=True)
-
-
-def _link_entry(link: Link) -> dict[str, str]:
-    return {
-        "between": f"{link.a} - {link.b}",
-        "rate": units.show_rate(link.rate_bit_s, exact=True),
-        "delay": units.show_duration(link.delay_s, exact=True),
-        "jitter": units.show_duration(link.jitter_s, exact=True),
-        "loss": units.show_fraction(link.loss, exact=True),
-        "queue": units.show_size(link.queue_bytes),
-    }

@@ -132,6 +132,6 @@ def load(path: str | Path) -> Topology:
 
 def dump(topology: Topology) -> str:
     """YAML text, every quantity with its unit, that `load` reads back to an equal Topology."""
-    from testbed import schema
+    from testbed.dump import write
 
-    return schema.write(topology)
+    return write(topology)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
-from itertools import combinations
+from itertools import permutations
 
 from testbed.yamlfile import Place
 
@@ -95,7 +95,24 @@ def _host_problems(
                         (place, f"{host} is on the network of {switch} already, one link per host and network")
                     )
                 segments[host].add(segment)
-    for a, b in combinations(hosts, 2):
+    apart: dict[str, list[str]] = {host: [] for host in hosts}
+    for a, b in permutations(hosts, 2):
         if frozenset((a, b)) not in direct and not segments[a] & segments[b]:
-            found.append((("links",), f"{a} cannot reach {b}: give them a link, or links to switches that are joined"))
+            apart[a].append(b)
+    return found + _out_of_reach(apart, {end for _, *pair in cables for end in pair})
+
+
+def _out_of_reach(apart: dict[str, list[str]], linked: set[str]) -> list[Problem]:
+    """One line per host, each pair named once: by the host that misses more of the others."""
+    found: list[Problem] = []
+    if len(apart) > 1:
+        found = [(("hosts", host), f"{host} has no link: give it one") for host in apart if host not in linked]
+    left = {host: [peer for peer in peers if peer in linked] for host, peers in apart.items() if host in linked}
+    while any(left.values()):
+        host = max(left, key=lambda name: len(left[name]))
+        missed = ", ".join(left.pop(host))
+        found.append(
+            (("links",), f"{host} cannot reach {missed}: give them links, or links to switches that are joined")
+        )
+        left = {name: [peer for peer in peers if peer != host] for name, peers in left.items()}
     return found

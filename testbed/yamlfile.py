@@ -63,9 +63,11 @@ class Document:
     value: Any = None
     lines: dict[Place, int] = field(default_factory=dict)
     found: list[tuple[int, str]] = field(default_factory=list)
+    places: set[Place] = field(default_factory=set)  # of the problems found
 
     def problem(self, place: Place, allowed: str, value: Any = _NOTHING, line: int | None = None) -> None:
         """Note `file:line key = value: what is allowed`; a place that is not there takes its parent's line."""
+        self.places.add(place)
         known = place
         while known and known not in self.lines:
             known = known[:-1]
@@ -75,6 +77,10 @@ class Document:
         text = f"{self.name}:{line} {what}: {allowed}" if what else f"{self.name}:{line}: {allowed}"
         # What the file says may hold anything: a line break or a terminal's control codes stay visible, on one line.
         self.found.append((line, "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text)))
+
+    def wrong(self, *place: str | int) -> bool:
+        """Whether a problem was found at this place or inside it: what follows from it is not worth a second line."""
+        return any(found[: len(place)] == place for found in self.places)
 
     def at(self, place: Place, otherwise: Any) -> Any:
         """What the file has at a place, as it was written, or `otherwise`."""

@@ -1,5 +1,6 @@
 """What the user sees: tables of a run folder, one or several, and the progress line. Read back as plain text."""
 
+import json
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from rich.console import Console
 
 from runtime.record import Record
 from testbed import report
-from testbed.compare import compare
+from testbed.compare import compare, differences
 from testbed.manifest import manifest
 from testbed.notes import Note
 from testbed.progress import Progress, time_left_s
@@ -51,11 +52,12 @@ def saved(path: Path, weights: str = "pretrained", faster: float = 1.0) -> RunDa
 
 
 def rows(label: str, request: int, faster: float) -> list[dict[str, Any]]:
-    """One request: compute is half of the latency, waiting a quarter."""
+    """One request: compute is half of the latency, waiting a quarter, distribution a tenth, return clock noise."""
     time_s = LATENCY_S[label] / faster
     found = []
     for rank, sent in enumerate(SENT_BYTES[label]):
         record = Record(request, rank, time_s, compute_s=time_s / 2, waited_s=time_s / 4, sent_bytes=sent)
+        record.scatter_s, record.gather_s = time_s / 10, 9e-6
         record.wire_bytes = sent + 1000
         common = {"host": f"h{rank + 1}", "method": label.split()[0], "label": label, "warmup": False}
         found.append({**record.row(), **common})
@@ -82,16 +84,18 @@ def line_of(lines: list[str], label: str) -> str:
 
 def test_the_table_shows_what_was_measured(tmp_path: Path) -> None:
     lines = shown(saved(tmp_path / "out"))
-    assert line_of(lines, "single") == "single 3 500 ms 250 ms 125 ms 0 ms 0 B 1.00x err 2.0e-6"
-    assert line_of(lines, "sequence") == "sequence 3 200 ms 100 ms 50 ms 0 ms 1.81 MB 2.50x err 2.0e-6"
+    assert line_of(lines, "single") == "single 3 500 ms 250 ms - - 0 B 1.00x err 2.0e-6"
+    assert line_of(lines, "sequence") == "sequence 3 200 ms 100 ms 50 ms 20 ms 1.81 MB 2.50x err 2.0e-6"
     astra = next(i for i, line in enumerate(lines) if line.startswith("astra G=32"))
     assert "320 B" in lines[astra] and "5.00x" in lines[astra] and "cos 0.9876" in lines[astra]
-    assert lines[astra + 1].split() == ["100-100", "ms", "0", "ms", "1320", "B", "top-1", "100%"]
+    assert lines[astra + 1].split() == ["100-100", "ms", "-", "1320", "B", "top-1", "100%"]
 
 
 def test_a_failed_method_says_so_with_the_reason_underneath(tmp_path: Path) -> None:
     lines = shown(saved(tmp_path / "out"))
-    assert line_of(lines, "tensor").startswith("tensor 0 failed ")
+    assert line_of(lines, "tensor") == "tensor 0 failed - - - - - -"
+    row = next(i for i, line in enumerate(lines) if line.startswith("tensor"))
+    assert lines[row + 1].startswith("input:")  # one line for the row, then the legend
     assert "tensor failed: h2 lost in layer 3: its connection ended" in lines
 
 
@@ -100,12 +104,19 @@ def test_untrained_weights_are_the_first_thing_said(tmp_path: Path) -> None:
     assert "ntrained (" not in "".join(shown(saved(tmp_path / "out")))
 
 
-@pytest.mark.parametrize("width", [80, 100, 160])
+def test_a_note_is_a_paragraph(tmp_path: Path) -> None:
+    lines = shown(saved(tmp_path / "out"), [Note("x", "h2 is slow", "it is old", "take another")])
+    assert lines[-1] == "Note: h2 is slow. It is old. Take another."
+
+
+@pytest.mark.parametrize("width", [40, 60, 80, 100, 160])
 def test_every_line_fits_and_no_word_is_cut(tmp_path: Path, width: int) -> None:
     note = Note("x", "seen " * 30, "cause " * 30, "advice " * 30)
     lines = shown(saved(tmp_path / "out"), [note], width)
     assert all(len(line) <= width for line in lines) and "…" not in "".join(lines)
     assert "\x1b" not in "".join(lines)
+    assert line_of(lines, "single").startswith("single 3 500 ms ") and line_of(lines, "single").endswith("err 2.0e-6")
+    assert ("not shown in" in "".join(lines)) is (width < 80)
 
 
 def test_links_show_what_was_due_and_what_was_measured(tmp_path: Path) -> None:
@@ -155,11 +166,63 @@ def test_two_runs_stand_side_by_side_with_what_differs(tmp_path: Path) -> None:
     compare([tmp_path / "a", tmp_path / "b"], console)
     lines = text.getvalue().splitlines()
     first = next(i for i, line in enumerate(lines) if line.startswith("sequence"))
-    assert lines[first].split()[1:6] == ["A", "3", "200", "ms", "1"]
-    assert lines[first + 2].split()[:5] == ["B", "3", "100", "ms", "2"]
+    assert lines[first].split()[1:6] == ["A", "3", "200", "ms", "1.00x"]
+    assert lines[first + 2].split()[:5] == ["B", "3", "100", "ms", "2.00x"]
     assert "Differs: run.weights: A pretrained; B random" in lines
     assert any(line.startswith("Differs: machine.cpu") for line in lines)
     assert not any("machine.cores" in line for line in lines)
+    assert lines[0].startswith("Untrained") and "A  tensor failed: h2 lost in layer 3: its connection ended" in lines
+    assert not any(line.startswith("Note") for line in lines)
+
+
+def differing(tmp_path: Path, *networks: str) -> list[str]:
+    """What the comparison of runs on these networks (lines of run.yaml) says, beside its table."""
+    paths = [tmp_path / str(number) for number in range(len(networks))]
+    for path, network in zip(paths, networks, strict=True):
+        saved(path)
+        text = RUN_YAML.format(weights="pretrained")
+        (path / "run.yaml").write_text(text.replace("backend: mininet\nhosts: {h1: {}, h2: {}}", network))
+    console, text_io = plain()
+    compare(paths, console)
+    return [line for line in text_io.getvalue().splitlines() if line.startswith(("Differs", "Note"))]
+
+
+def test_runs_that_differ_in_one_link_say_which_and_how(tmp_path: Path) -> None:
+    links = "links: [{between: h1 - s1, rate: 10 Mbit/s}, {between: %s, rate: %s}]"
+    lines = differing(tmp_path, links % ("h3 - s1", "10 Mbit/s"), links % ("s1 - h3", "5 Mbit/s"))
+    assert lines == ["Differs: links.h3 - s1.rate: A 10 Mbit/s; B 5 Mbit/s"]
+
+
+def test_differences_are_words_and_alike_ones_share_a_line(tmp_path: Path) -> None:
+    star = "hosts: {h1: {cpu: 0.5}, h2: {cpu: 0.5}}\nswitches: {s1: {type: bridge}}"
+    assert differing(tmp_path, star, "hosts: {h1: {}, h2: {}, h3: {}}") == [
+        "Differs: hosts: A h1, h2; B h1, h2, h3",
+        "Differs: hosts.h1.cpu, hosts.h2.cpu: A 0.5; B none",
+        "Differs: switches: A s1; B none",
+    ]
+
+
+def test_runs_that_are_alike_say_so_and_share_their_notes(tmp_path: Path) -> None:
+    local = "hosts: {h1: {}, h2: {}}\nbackend: local"
+    note, last = differing(tmp_path, local, local)
+    assert note.startswith("Note A, B: nothing was shaped.") and last == "Differs: nothing that was recorded"
+
+
+def test_a_commit_is_eight_digits(tmp_path: Path) -> None:
+    for name in "ab":
+        saved(tmp_path / name)
+        path = tmp_path / name / "manifest.json"
+        known = json.loads(path.read_text())
+        path.write_text(json.dumps({**known, "git": {"commit": name * 40, "dirty": name == "a"}}))
+    lines = differences([load(tmp_path / name) for name in "ab"])
+    assert lines == ["git.commit: A aaaaaaaa; B bbbbbbbb", "git.dirty: A yes; B no"]
+
+
+@pytest.mark.parametrize(
+    ("ratio", "words"), [(None, "-"), (2048.3, "2050x"), (85.94, "85.9x"), (0.052, "0.05x"), (0.000488, "0.00049x")]
+)
+def test_ratios_are_never_powers_of_ten(ratio: float | None, words: str) -> None:
+    assert report.against(ratio) == words
 
 
 class Clock:

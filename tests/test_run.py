@@ -146,7 +146,7 @@ def test_compare_shows_a_run_that_is_over(finished: tuple[Path, int, str]) -> No
     assert "astra G=1" in text
 
 
-STREAM = {"methods": "[single, sequence, tensor, pipeline]", "repeats": 100000, "budget": 6, "tokens": 196}
+STREAM = {"methods": "[single, sequence, tensor, pipeline]", "repeats": 100000, "budget": 3, "tokens": 196}
 
 
 @pytest.mark.parametrize("text", BACKENDS)
