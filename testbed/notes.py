@@ -87,8 +87,13 @@ TEXTS: dict[str, tuple[str, str, str]] = {
     ),
     "dirty": (
         "the code was changed after its last commit",
-        "git reports changes that are not committed",
-        "commit before a run whose figures are to be repeated",
+        "git says so",
+        "commit before a run that is to be repeated",
+    ),
+    "samples-seen": (
+        "some requests were among the inputs from which the codebooks come",
+        "there are too few inputs for both",
+        "give more of them: fidelity is flattered here",
     ),
     "cut-off": (
         "{skipped}",
@@ -292,6 +297,7 @@ CHECKS: dict[str, Check] = {
     "slower": _slower,
     "no-single": _no_single,
     "byte-tokens": _when(lambda run: run.manifest.get("byte_tokens")),
+    "samples-seen": _when(lambda run: run.manifest.get("samples_seen")),
     "local": _when(lambda run: run.topology.get("backend") == "local"),
     "dirty": _when(lambda run: (run.manifest.get("git") or {}).get("dirty")),
     "cut-off": _cut_off,
