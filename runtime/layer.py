@@ -54,6 +54,16 @@ class Context:
         return ()
 
 
+class Given(Context):
+    """Parts that are there already."""
+
+    def __init__(self, *parts: Part) -> None:
+        self._parts = parts
+
+    def parts(self, layer: Layer) -> Iterable[Part]:
+        return self._parts
+
+
 alone = Context()
 
 

@@ -71,3 +71,9 @@ def grid(tokens: int) -> tuple[int, int]:
     """Rows and columns of an image's patch grid, as square as `tokens` allows: 196 -> (14, 14), 512 -> (16, 32)."""
     rows = max(r for r in range(1, int(tokens**0.5) + 1) if tokens % r == 0)
     return rows, tokens // rows
+
+
+def is_strip(tokens: int) -> bool:
+    """Whether the grid of so many patches is no picture any more: a prime number of them is a single row."""
+    rows, columns = grid(tokens)
+    return columns > 4 * rows

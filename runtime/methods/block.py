@@ -10,7 +10,7 @@ model's, and the fidelity figures show it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from runtime.collectives import Exchange
-from runtime.layer import Context, Layer, Part
+from runtime.layer import Given, Layer, Part
 from runtime.methods.method import FLOAT_BYTES, Method, indivisible_heads, positions
 from runtime.model import Model, load
 from runtime.plan import Plan, Span, even_spans
@@ -88,22 +88,17 @@ class Block(Method):
     def _by_tokens(self, layer: Layer, x: Tensor, exchange: Exchange) -> Tensor:
         """One full layer, each device computing its span of positions only, then all-gathered."""
         span = even_spans(x.shape[0], self.plan.world)[self.rank]
-        mine = layer(x[span.slice()], span.start, KnownContext(x, span))
+        mine = layer(x[span.slice()], span.start, Given(*parts_outside(layer, x, span)))
         outputs = exchange.all_gather(layer.index, mine).wait() | {self.rank: mine}
         return torch.cat([outputs[rank] for rank in range(self.plan.world)])
 
 
-class KnownContext(Context):
-    """Positions before and behind a device's own span, of a stream that it knows whole."""
-
-    def __init__(self, x: Tensor, mine: Span) -> None:
-        self._x, self._mine = x, mine
-
-    def parts(self, layer: Layer) -> Iterable[Part]:
-        behind = Span(self._mine.stop, self._x.shape[0])
-        for span in (Span(0, self._mine.start), behind):
-            if len(span) and not (layer.shape.causal and span is behind):
-                yield layer.part(*layer.keys_values(layer.attention_input(self._x[span.slice()])), span.start)
+def parts_outside(layer: Layer, x: Tensor, mine: Span) -> Iterator[Part]:
+    """Positions before and behind a device's own span, of a stream x [S, D] that it knows whole."""
+    behind = Span(mine.stop, x.shape[0])
+    for span in (Span(0, mine.start), behind):
+        if len(span) and not (layer.shape.causal and span is behind):
+            yield layer.part(*layer.keys_values(layer.attention_input(x[span.slice()])), span.start)
 
 
 def joined_layers(layers: int, joins: int) -> set[int]:
