@@ -58,7 +58,10 @@ def undo(ledger: Ledger) -> list[str]:
     entries, failures, removed = ledger.entries(), [], []
     for entry in entries:
         if not _ours(entry, ledger.run_id):
-            raise HostError(f"{ledger.path}: {entry.kind} {entry.name} is not of run {ledger.run_id}: not touched")
+            raise HostError(
+                f"{ledger.path}: {entry.kind} {entry.name} is not of run {ledger.run_id}: nothing was touched; "
+                "look at the file, then delete it"
+            )
     # A throttled process takes its time to end, so shares are lifted first.
     steps: list[Callable[[], list[str]]] = [partial(_lift, entry) for entry in entries if entry.kind == "cgroup"]
     steps += [partial(_end, ledger, entries), *(partial(_remove, entry) for entry in reversed(entries))]
