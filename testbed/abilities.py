@@ -10,20 +10,21 @@ import shutil
 import subprocess
 from collections.abc import Mapping
 from functools import lru_cache
+from pathlib import Path
 
 _LIMIT_S = 10.0
 _QDISC = ("tc", "qdisc", "add", "dev", "lo")
 PROBES: Mapping[str, tuple[str, ...]] = {
     "tbf": (*_QDISC, "root", "tbf", "rate", "10mbit", "burst", "1600", "limit", "65536", "overhead", "24"),
-    "htb": (*_QDISC, "root", "handle", "1:", "htb", "default", "1"),
     "netem": (*_QDISC, "root", "netem", "rate", "10mbit", "24", "limit", "100"),
-    "ingress": (*_QDISC, "ingress"),
-    "ifb": ("ip", "link", "add", "tbprobe0", "type", "ifb"),
     "veth": ("ip", "link", "add", "tbprobe0", "type", "veth", "peer", "name", "tbprobe1"),
     "bridge": ("ip", "link", "add", "tbprobe0", "type", "bridge"),
     "gso_max_segs": ("ip", "link", "set", "dev", "lo", "gso_max_segs", "1"),
-    "nfqueue": ("iptables", "-t", "mangle", "-A", "PREROUTING", "-j", "NFQUEUE", "--queue-num", "0"),
 }
+_NETFILTER_ON_BRIDGES = Path("/proc/sys/net/bridge/bridge-nf-call-iptables")
+# Debian keeps ip, tc and brctl in folders that su, cron and others leave out of PATH. Mininet and the devices call them
+# by name from processes of their own, so it is not enough that we know where they are.
+os.environ["PATH"] = ":".join(dict.fromkeys([*os.environ.get("PATH", os.defpath).split(":"), "/usr/sbin", "/sbin"]))
 
 
 def is_root() -> bool:
@@ -32,8 +33,8 @@ def is_root() -> bool:
 
 
 def program(name: str) -> str | None:
-    """Where a program is, None if nowhere; also in the folders of root, which others often lack in PATH."""
-    return shutil.which(name, path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin")
+    """Where a program is, None if nowhere."""
+    return shutil.which(name)
 
 
 @lru_cache
@@ -45,7 +46,7 @@ def why_not(ability: str) -> str | None:
     argv = PROBES[ability]
     if not is_root():
         raise PermissionError("only root can try it")
-    if shutil.which(argv[0]) is None:
+    if program(argv[0]) is None:
         return f"no program {argv[0]}"
     try:
         tried = subprocess.run(
@@ -65,16 +66,35 @@ def works(ability: str) -> bool | None:
 
 
 def qdisc_works(kind: str) -> bool:
-    """Whether the kernel has this qdisc: "tbf", "htb", "netem", "ingress". False when it cannot be tried."""
+    """Whether the kernel has this qdisc: "tbf", "netem". False when it cannot be tried."""
     return works(kind) is True
 
 
 @lru_cache
 def ovs_works() -> bool:
     """Whether Open vSwitch answers: its program is there and its daemon runs."""
-    if shutil.which("ovs-vsctl") is None:
+    if program("ovs-vsctl") is None:
         return False
     try:
         return subprocess.run(["ovs-vsctl", "--timeout=3", "show"], capture_output=True, check=False).returncode == 0
     except OSError:
         return False
+
+
+def walls() -> dict[str, str]:
+    """What this machine's firewall drops of a network's frames: each with the command that lets ours in.
+
+    Docker and ufw set such policies. Rules that drop without a policy are not looked for. Empty without root.
+    """
+    ways = {"INPUT": "what hosts send to the machine itself"}
+    if _NETFILTER_ON_BRIDGES.exists() and _NETFILTER_ON_BRIDGES.read_text().strip() == "1":
+        ways["FORWARD"] = "what hosts send each other over a bridge"
+    if not is_root() or program("iptables") is None:
+        return {}
+    return {what: f"iptables -I {chain} -i tb+ -j ACCEPT" for chain, what in ways.items() if _drops(chain)}
+
+
+def _drops(chain: str) -> bool:
+    listed = subprocess.run(["iptables", "-w", "-S", chain], capture_output=True, text=True, check=False)
+    rules = listed.stdout.splitlines()
+    return f"-P {chain} DROP" in rules and f"-A {chain} -i tb+ -j ACCEPT" not in rules

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -121,6 +122,28 @@ class Group:
         if self.hierarchy.version == 2:
             return int(values.get("throttled_usec", 0)) / 1e6
         return int(values["throttled_time"]) / 1e9
+
+
+def why_not(hierarchy: Hierarchy, tree: Path, controller: str | None = None) -> str | None:
+    """None if cgroups can be made in `tree` and, version 2, be given `controller`; else what the kernel said.
+
+    Found by doing it: in a container a tree may look writable and refuse. Nothing is left behind. Needs root.
+    """
+    scratch = tree / f"testbed-probe-{os.getpid()}"
+    try:
+        scratch.mkdir()
+    except OSError as error:
+        return f"{scratch}: {error.strerror}"
+    try:
+        switch = tree / "cgroup.subtree_control"
+        if controller is not None and hierarchy.version == 2 and controller not in switch.read_text().split():
+            _write(switch, f"+{controller}")
+            _write(switch, f"-{controller}")
+    except (OSError, HostError) as error:
+        return str(error)
+    finally:
+        scratch.rmdir()
+    return None
 
 
 def members(folder: Path) -> set[int]:

@@ -2,53 +2,42 @@
 
 from __future__ import annotations
 
+import os
 import sys
+from itertools import count
 from pathlib import Path
+from typing import Any
 
 from runtime import families, methods
 from runtime.errors import BadModel
-from runtime.shape import Shape
-from testbed import topology as topologies
-from testbed import yamlfile
+from runtime.shape import Shape, grid, is_strip
+from testbed import schema
+from testbed.door import settled
 from testbed.draw import draw
+from testbed.schema import Draft
+from testbed.shape import refusal
 from testbed.topology import Topology, TopologyError
+from testbed.yamlfile import Place
 
 
-def problems(topology: Topology, path: str | Path) -> list[str]:
-    """What the model of `topology`, loaded from `path`, makes impossible: one full line each, none if it can run.
+def problems(path: str | Path) -> list[str]:
+    """All that is wrong with a file, one full line each; none if it can run on a machine that can do what it asks.
 
-    The model's configuration is read, not its weights: a name that is no model, more tokens than it has positions for,
-    methods that are not defined on it with so many devices, an input that is not there.
+    Its own mistakes; links that no shaper makes; and, from the model's configuration, not its weights: a name that is
+    no model, more tokens than it has positions for, methods not defined on it with so many devices, inputs that it
+    cannot read. Raises TopologyError if it is no YAML.
     """
-    run = topology.run
-    document = yamlfile.read(Path(path))
-    if run.inputs != "sample" and not Path(run.inputs).expanduser().exists():
-        document.problem(("run", "inputs"), "there is no such folder or file; or use inputs: sample", run.inputs)
-    try:
-        shape = families.describe(run.model, run.weights)
-    except BadModel as error:
-        document.problem(("run", "model"), str(error), run.model)
-        return document.problems
-    if shape.max_tokens is not None and run.tokens > shape.max_tokens:
-        document.problem(("run", "tokens"), f"{run.model} has positions for 1 to {shape.max_tokens}", run.tokens)
-    devices = len(topology.hosts)
-    if run.tokens < devices:
-        document.problem(("run", "tokens"), f"{devices} devices need at least one token each", run.tokens)
-    for index, spec in enumerate(run.methods):
-        method = methods.load(spec.method)
-        refusal = method.refuse(shape, method.Options(**spec.options), devices)
-        if refusal is not None:
-            document.problem(("run", "methods", index), refusal, spec.label)
-    return document.problems
+    return _examined(path).document.problems
 
 
 def load(path: str | Path) -> Topology:
     """A topology that is sound and whose model can run as it asks. Raises TopologyError with all problems."""
-    topology = topologies.load(path)
-    found = problems(topology, path)
-    if found:
-        raise TopologyError(found)
-    return topology
+    return _sound(_examined(path))
+
+
+def makeable(path: str | Path) -> Topology:
+    """A topology that is sound and whose links can be made; its model is not looked at. Raises TopologyError."""
+    return _sound(_refuse_links(schema.draft(Path(path))))
 
 
 def check(path: str | Path) -> str:
@@ -56,6 +45,94 @@ def check(path: str | Path) -> str:
     topology = load(path)
     shape = families.describe(topology.run.model, topology.run.weights)
     return f"{draw(topology)}\n\n{_run(topology, shape)}"
+
+
+def _examined(path: str | Path) -> Draft:
+    """A draft with what is impossible about its sound parts noted, too."""
+    draft = _refuse_links(schema.draft(Path(path)))
+    _examine_run(draft)
+    return draft
+
+
+def _sound(draft: Draft) -> Topology:
+    if draft.topology is None or draft.document.found:
+        raise TopologyError(draft.document.problems)
+    return draft.topology
+
+
+def _examine_run(draft: Draft) -> None:
+    model, weights = _said(draft, "model"), _said(draft, "weights", "random")
+    inputs = _said(draft, "inputs", "sample")
+    if inputs not in (None, "sample") and not os.path.exists(settled(inputs)):
+        place = ("run", "inputs")
+        draft.document.problem(place, "there is no such folder or file; or use inputs: sample", inputs)
+    if model is None or weights is None:
+        return
+    try:
+        found = families.describe(settled(model), weights)
+    except BadModel as error:
+        draft.document.problem(("run", "model"), str(error), model)
+        return
+    _examine_inputs(draft, found)
+    _examine_tokens(draft, found)
+    _examine_methods(draft, found)
+
+
+def _said(draft: Draft, key: str, default: Any = None) -> Any:
+    """What the file says of the run's `key`, as it was written; None if that is wrong."""
+    return None if draft.document.wrong("run", key) else draft.document.at(("run", key), default)
+
+
+def _refuse_links(draft: Draft) -> Draft:
+    """What no shaper makes of a link is a problem where it is written: once if that is in the defaults."""
+    for index, link in draft.links.items():
+        for quantity, allowed in refusal(link).items():
+            place: Place = ("links", index, quantity)
+            if draft.document.at(place, None) is None:
+                place = ("defaults", "link", quantity)
+            if not draft.document.wrong(*place):
+                draft.document.problem(place, allowed, draft.document.at(place, None))
+    return draft
+
+
+def _examine_inputs(draft: Draft, shape: Shape) -> None:
+    from testbed import inputs  # loads torch, which describing the model needed too
+
+    given = _said(draft, "inputs", "sample")
+    why = None if given is None else inputs.refusal(settled(given), shape)
+    if why is not None:
+        draft.document.problem(("run", "inputs"), why, given)
+
+
+def _examine_tokens(draft: Draft, shape: Shape) -> None:
+    tokens, place = _said(draft, "tokens"), ("run", "tokens")
+    if tokens is None:
+        return
+    if shape.max_tokens is not None and tokens > shape.max_tokens:
+        draft.document.problem(place, f"{_said(draft, 'model')} has positions for 1 to {shape.max_tokens}", tokens)
+    if draft.devices is not None and tokens < draft.devices:
+        draft.document.problem(place, f"{draft.devices} devices need at least one token each", tokens)
+    if shape.embedding == "patches" and is_strip(tokens):
+        rows, columns = grid(tokens)
+        below = next(fewer for fewer in range(tokens, 0, -1) if not is_strip(fewer))
+        above = next(more for more in count(tokens) if not is_strip(more))
+        draft.document.problem(
+            place, f"{rows} x {columns} patches are a strip, no picture: give {_grid(below)} or {_grid(above)}", tokens
+        )
+
+
+def _grid(tokens: int) -> str:
+    return "{} ({} x {})".format(tokens, *grid(tokens))
+
+
+def _examine_methods(draft: Draft, shape: Shape) -> None:
+    if draft.devices is None:
+        return
+    for index, spec in draft.methods.items():
+        method = methods.load(spec.method)
+        why = method.refuse(shape, method.Options(**spec.options), draft.devices)
+        if why is not None:
+            draft.document.problem(("run", "methods", index), why, spec.label)
 
 
 def _run(topology: Topology, shape: Shape) -> str:

@@ -35,12 +35,9 @@ def run(
 ) -> None:
     """Build the network of FILE, run its methods, save records and print the table."""
     with _one_line_each():
-        from testbed import topology
-
-        topology.load(_readable(file))  # a file that is wrong is refused before torch and Ray are loaded
         from testbed import experiment
 
-        code: int = experiment.execute(file, out)
+        code: int = experiment.execute(_readable(file), out)
     raise typer.Exit(code)
 
 

@@ -17,12 +17,13 @@ from typing import Literal
 
 from testbed import abilities, cgroup, shape, yamlfile
 from testbed.hosts import HostError
-from testbed.topology import Topology, load
+from testbed.topology import Topology
 from testbed.units import show_size
 from testbed.yamlfile import Place
 
 State = Literal["ok", "missing", "warn"]
 SETUP = "sudo make setup"
+_CGROUP_FIX = "mount them writable; in a container, start it with --privileged"
 PROGRAMS = {  # program -> Debian package; without these there is no network
     "mnexec": "mininet",
     "ip": "iproute2",
@@ -32,7 +33,7 @@ PROGRAMS = {  # program -> Debian package; without these there is no network
     "ifconfig": "net-tools",
     "brctl": "bridge-utils",
 }
-EXTRA_PROGRAMS = {"iptables": "iptables", "ping": "iputils-ping"}
+EXTRA_PROGRAMS = {"ping": "iputils-ping"}
 PACKAGES = ("torch", "ray", "transformers", "mininet", "pydantic", "scikit-learn")
 KERNEL_USES = {
     "veth": "cables between hosts",
@@ -40,10 +41,6 @@ KERNEL_USES = {
     "gso_max_segs": "a message counts packet by packet",
     "tbf": "rates",
     "netem": "rates, better than tbf",
-    "htb": "not used at present",
-    "ingress": "not used at present",
-    "ifb": "not used at present",
-    "nfqueue": "not used at present",
 }
 MEMORY_PER_HOST_BYTES = 700 * 2**20  # a Ray node and a device process with its share of a small model
 FREE_TMP_BYTES = 2 * 2**30
@@ -67,7 +64,7 @@ class Finding:
 
 def findings(topology: Topology | None = None) -> list[Finding]:
     """Everything looked at. With a topology of the local backend, what only an emulated network needs is no lack."""
-    network = [*_root(), *_programs(), *_kernel(), *_cgroup()]
+    network = [*_root(), *_programs(), *_kernel(), *_cgroup(), *_firewall()]
     if topology is not None and topology.backend == "local":
         network = [replace(found, state="warn") if found.state == "missing" else found for found in network]
     found = [*network, *_cores(topology), *_memory(topology), *_packages(), *_ports(), *_tmp(), *_congestion()]
@@ -92,20 +89,15 @@ def refusal(topology: Topology) -> list[str]:
 
 
 def _refusals(topology: Topology) -> list[tuple[Place, str]]:
-    """What no program or kernel here can do is refused, never ignored."""
+    """What no program or kernel here can do is refused, never ignored. What none can do anywhere is `check`'s."""
     if topology.backend == "local":
         return []
-    machine = [*_program_refusals(topology), *_kernel_refusals(topology)]
+    machine = [*_program_refusals(), *_kernel_refusals(topology)]
+    machine += [f"this machine's firewall drops {what}: {command}" for what, command in abilities.walls().items()]
     found: list[tuple[Place, str]] = [(("backend",), text) for text in machine]
     if abilities.is_root() and any(switch.kind == "ovs" for switch in topology.switches) and not abilities.ovs_works():
         found.append((("switches",), "type ovs needs a running Open vSwitch (`ovs-vsctl show` fails): use type bridge"))
-    found += [(("hosts",), text) for text in _share_refusals(topology)]
-    shaper = _shaper() or "tbf"
-    for index, link in enumerate(topology.links):
-        text = shape.refusal(link, shaper)
-        if text is not None:
-            found.append((("links", index), f"{link.a} - {link.b}: {text}"))
-    return found
+    return found + [(("hosts",), text) for text in _share_refusals(topology)]
 
 
 def _share_refusals(topology: Topology) -> Iterator[str]:
@@ -116,12 +108,18 @@ def _share_refusals(topology: Topology) -> Iterator[str]:
     except HostError as error:
         yield str(error)
         return
+    why = cgroup.why_not(hierarchy, hierarchy.tracks)
+    if why is not None:
+        yield f"each needs a cgroup, and none can be made ({why}): {_CGROUP_FIX}"
+        return
     cpu_asked = any(host.cpu is not None for host in topology.hosts)
-    memory_asked = any(host.memory_bytes is not None for host in topology.hosts)
-    asked_trees = (("cpu", cpu_asked, hierarchy.cpu), ("memory", memory_asked, hierarchy.memory))
-    for controller, asked, tree in asked_trees:
-        if asked and (tree is None or not os.access(tree, os.W_OK)):
-            yield f"{controller} needs a writable cgroup controller, there is none here: leave {controller} out"
+    asked = {"cpu": cpu_asked, "memory": any(host.memory_bytes is not None for host in topology.hosts)}
+    for controller, tree in (("cpu", hierarchy.cpu), ("memory", hierarchy.memory)):
+        if not asked[controller]:
+            continue
+        why = "there is none" if tree is None else cgroup.why_not(hierarchy, tree, controller)
+        if why is not None:
+            yield f"{controller} needs a cgroup controller that can be used ({why}): leave {controller} out"
 
 
 def _shaper() -> str | None:
@@ -131,19 +129,18 @@ def _shaper() -> str | None:
         return None
 
 
-def _program_refusals(topology: Topology) -> Iterator[str]:
+def _program_refusals() -> Iterator[str]:
     if not abilities.is_root():
         yield "mininet makes network namespaces and needs root: use sudo, or a file with backend: local"
-    bridges = any(switch.kind == "bridge" for switch in topology.switches)
     for program, package in PROGRAMS.items():
-        if abilities.program(program) is None and (program != "brctl" or bridges):
+        if abilities.program(program) is None:
             yield f"mininet needs the program {program}: sudo apt-get install {package}"
 
 
 def _kernel_refusals(topology: Topology) -> Iterator[str]:
     if not abilities.is_root() or not topology.links:
         return
-    for kind in ("veth", "gso_max_segs", *(["bridge"] if topology.switches else [])):
+    for kind in ("veth", "gso_max_segs", "bridge"):
         why = abilities.why_not(kind)
         if why is not None:
             yield f"this kernel cannot do {kind} ({KERNEL_USES[kind]}): {why}"
@@ -178,10 +175,11 @@ def _kernel() -> Iterator[Finding]:
         why = abilities.why_not(ability)
         if why is None:
             yield Finding(ability, "ok", f"tried ({use})")
+        elif ability in shape.SHAPERS and shaper is not None:
+            yield Finding(ability, "ok", f"not here and not needed, {shaper} keeps rates")
         else:
-            needed = ability in ("veth", "bridge", "gso_max_segs") or (ability in shape.SHAPERS and shaper is None)
-            fix = "a kernel with this module (modprobe), or another machine" if needed else "not needed for rates"
-            yield Finding(ability, "missing" if needed else "warn", f"{why} ({use})", fix)
+            fix = "a kernel with this module (modprobe), or another machine"
+            yield Finding(ability, "missing", f"{why} ({use})", fix)
     if shaper is not None:
         yield Finding("shaping", "ok", f"rates by {shaper}; delay and loss are refused so far")
 
@@ -196,17 +194,30 @@ def _cgroup() -> Iterator[Finding]:
         name = f"cgroup {controller}"
         if tree is None:
             yield Finding(name, "warn", f"v{hierarchy.version}, no such controller", f"leave out {controller} of hosts")
-        elif os.access(tree, os.W_OK):
-            yield Finding(name, "ok", f"v{hierarchy.version}, {tree} is writable")
+        elif not abilities.is_root():
+            yield Finding(name, "warn", f"v{hierarchy.version}, {tree}: unknown, only root can try it", "use sudo")
         else:
-            fix = "mount it writable" if abilities.is_root() else "use sudo"
-            yield Finding(name, "missing", f"v{hierarchy.version}, {tree} is not writable", fix)
+            why = cgroup.why_not(hierarchy, tree, controller)
+            state: State = "ok" if why is None else "missing"
+            yield Finding(name, state, f"v{hierarchy.version}, {why or f'tried in {tree}'}", _CGROUP_FIX)
+
+
+def _firewall() -> Iterator[Finding]:
+    if not abilities.is_root():
+        yield Finding("firewall", "warn", "unknown, only root can look", "use sudo")
+        return
+    found = abilities.walls()
+    for what, command in found.items():
+        yield Finding("firewall", "missing", f"it drops {what}", command)
+    if not found:
+        yield Finding("firewall", "ok", "no policy drops what hosts send")
 
 
 def _cores(topology: Topology | None) -> Iterator[Finding]:
     cores = len(os.sched_getaffinity(0))
     detail = f"{cores} usable"
     if topology is None:
+        detail += "; give a FILE to compare them with what its hosts ask for"
         yield Finding("cores", "ok" if cores > 1 else "warn", detail, "hosts share one core, keep their cpu small")
         return
     shares = [host.cpu for host in topology.hosts]
@@ -270,7 +281,12 @@ def _congestion() -> Iterator[Finding]:
 
 def main(file: Path | None = None, say: Callable[[str], object] = print) -> int:
     """Say every finding; 0 when nothing that is needed is missing, else 1. Raises TopologyError for a bad file."""
-    found = findings(load(file) if file else None)
+    topology = None
+    if file is not None:
+        from testbed.check import makeable  # not without need: what it imports may be missing
+
+        topology = makeable(file)
+    found = findings(topology)
     for finding in found:
         say(finding.line)
     missing = sum(finding.state == "missing" for finding in found)

@@ -28,7 +28,7 @@ def settled(text: str) -> str:
 
 
 def _readings(text: str) -> list[str]:
-    readings = [os.path.expanduser(text), text]
+    readings = [os.path.expanduser(text)]
     if os.geteuid() == 0 and (text == "~" or text.startswith("~/")):
         callers = [user.pw_dir for user in pwd.getpwall() if user.pw_name == os.environ.get("SUDO_USER")]
         readings = [*(home + text[1:] for home in callers), *readings]

@@ -5,9 +5,11 @@ from __future__ import annotations
 import ast
 import functools
 import importlib.util
+import os
 import random
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -47,6 +49,23 @@ def requests(run: RunSpec, shape: Shape, model_folder: Path, count: int) -> list
     return [next(made) for _ in range(count)]
 
 
+def refusal(inputs: str, shape: Shape) -> str | None:
+    """Why a model of this shape cannot read `inputs`, found by a look at the files: all of a text, one image's head."""
+    try:
+        if shape.embedding == "patches":
+            _refuse_channels(shape)
+        if inputs == SAMPLE:
+            return None
+        if shape.embedding == "tokens":
+            _text(inputs)
+        else:
+            with _opened(_image_files(inputs)[0]):
+                return None
+    except BadInputs as error:
+        return str(error).removeprefix(f"inputs {inputs!r}: ")
+    return None
+
+
 def bytes_as_ids(shape: Shape, model_folder: Path) -> bool:
     """True if the model reads text but brings no tokenizer, so that bytes stand in for token ids."""
     return shape.embedding == "tokens" and not (model_folder / TOKENIZER).exists()
@@ -67,13 +86,17 @@ def says(run: RunSpec, shape: Shape, model_folder: Path) -> str:
 
 
 def _patches(run: RunSpec, shape: Shape) -> Iterator[Tensor]:
-    if shape.channels not in (1, 3):
-        raise BadInputs(f"the model takes images of {shape.channels} channels: inputs can be grey or RGB images only")
+    _refuse_channels(shape)
     rows, columns = grid(run.tokens)
     size = (columns * shape.patch, rows * shape.patch)
     pictures = _sample_crops(run.seed, size) if run.inputs == SAMPLE else _centre_crops(run.inputs, size)
     for picture in pictures:
         yield cut_to_patches(picture.convert("RGB" if shape.channels == 3 else "L"), shape.patch)
+
+
+def _refuse_channels(shape: Shape) -> None:
+    if shape.channels not in (1, 3):
+        raise BadInputs(f"the model takes images of {shape.channels} channels: inputs can be grey or RGB images only")
 
 
 def cut_to_patches(picture: Image, side: int) -> Tensor:
@@ -107,14 +130,23 @@ def _centre_crops(folder: str, size: tuple[int, int]) -> Iterator[Image]:
     files = _image_files(folder)
     while True:
         for file in files:
-            try:
-                with Image.open(file) as opened:
-                    photo = ImageOps.exif_transpose(opened).convert("RGB")
-            except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-                raise BadInputs(f"inputs {file}: not an image that can be read ({error})") from None
+            with _opened(file) as opened:
+                photo = ImageOps.exif_transpose(opened).convert("RGB")
             width, height = _largest(photo.size, size)
             left, top = (photo.width - width) / 2, (photo.height - height) / 2
             yield photo.resize(size, Image.Resampling.BICUBIC, box=(left, top, left + width, top + height))
+
+
+@contextmanager
+def _opened(file: Path) -> Iterator[Image]:
+    """An image; whatever PIL raises at what it cannot read becomes BadInputs."""
+    from PIL import Image
+
+    try:
+        with Image.open(file) as image:
+            yield image
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise BadInputs(f"inputs {file}: not an image that can be read ({error})") from None
 
 
 def _largest(photo: tuple[int, int], size: tuple[int, int]) -> tuple[float, float]:
@@ -124,10 +156,13 @@ def _largest(photo: tuple[int, int], size: tuple[int, int]) -> tuple[float, floa
 
 
 def _image_files(folder: str) -> list[Path]:
-    path = Path(folder).expanduser()
-    if not path.is_dir():
+    path = Path(os.path.expanduser(folder))
+    if not os.path.isdir(path):
         raise BadInputs(f'inputs {folder!r}: this model reads images; give "{SAMPLE}" or a folder of jpg or png images')
-    files = sorted(file for file in path.iterdir() if file.suffix.lower() in IMAGES and file.is_file())
+    try:
+        files = sorted(file for file in path.iterdir() if file.suffix.lower() in IMAGES and file.is_file())
+    except OSError as error:
+        raise BadInputs(f"inputs {folder!r}: the folder cannot be read ({error.strerror})") from None
     if not files:
         raise BadInputs(f"inputs {folder!r}: no {', '.join(IMAGES)} file in this folder")
     return files
@@ -187,8 +222,8 @@ def _text(inputs: str) -> str:
 
 
 def _text_file(inputs: str) -> Path:
-    path = Path(inputs).expanduser()
-    if not path.is_file():
+    path = Path(os.path.expanduser(inputs))
+    if not os.path.isfile(path):
         raise BadInputs(f'inputs {inputs!r}: this model reads text; give "{SAMPLE}" or a text file')
     return path
 

@@ -76,18 +76,18 @@ def commands(ports: Sequence[Port], shaper: str) -> list[Command]:
     return found
 
 
-def refusal(link: Link, shaper: str) -> str | None:
-    """Why `shaper` cannot make this link what it declares, with what is allowed; None when it can."""
+def refusal(link: Link) -> dict[str, str]:
+    """What no shaper here makes of this link, on any machine: quantity, as files call it -> what is allowed."""
+    found = {}
     for quantity, value in (("delay", link.delay_s), ("jitter", link.jitter_s), ("loss", link.loss)):
         if value > 0:
-            return f"{quantity}: links have a rate and a queue only so far ({shaper} shapes the rate); leave it out"
+            found[quantity] = "links have a rate and a queue only in this release; leave it out"
     if not LOWEST_RATE_BIT_S <= link.rate_bit_s <= HIGHEST_RATE_BIT_S:
-        bounds = f"{show_rate(LOWEST_RATE_BIT_S)} to {show_rate(HIGHEST_RATE_BIT_S)}"
-        return f"rate {show_rate(link.rate_bit_s)}: {shaper} is true to its rate from {bounds}"
+        found["rate"] = f"links are true to rates of {show_rate(LOWEST_RATE_BIT_S)} to {show_rate(HIGHEST_RATE_BIT_S)}"
     least = _FIRST_BURST_FRAMES * FRAME_BYTES
     if link.queue_bytes < least:
-        return f"queue {show_size(link.queue_bytes)}: must hold the frames that TCP starts with, {show_size(least)}"
-    return None
+        found["queue"] = f"must hold the frames that TCP starts with, {show_size(least)}"
+    return found
 
 
 def choose() -> str:

@@ -111,8 +111,6 @@ def _out_of_reach(apart: dict[str, list[str]], linked: set[str]) -> list[Problem
     while any(left.values()):
         host = max(left, key=lambda name: len(left[name]))
         missed = ", ".join(left.pop(host))
-        found.append(
-            (("links",), f"{host} cannot reach {missed}: give them links, or links to switches that are joined")
-        )
+        found.append((("links",), f"{host} cannot reach {missed}: give them a link, or join their switches"))
         left = {name: [peer for peer in peers if peer != host] for name, peers in left.items()}
     return found

@@ -132,6 +132,18 @@ def test_hierarchy_is_found_by_looking(tmp_path: Path) -> None:
         cgroup.find(mounts)
 
 
+def test_whether_cgroups_can_be_made_is_found_by_making_one(tmp_path: Path) -> None:
+    old, new = (cgroup.Hierarchy(version, tmp_path, tmp_path, None) for version in (1, 2))
+    assert cgroup.why_not(old, tmp_path, "cpu") is None and list(tmp_path.iterdir()) == []
+    assert "No such file" in str(cgroup.why_not(old, tmp_path / "nowhere"))
+    assert "cgroup.subtree_control" in str(cgroup.why_not(new, tmp_path, "cpu"))  # which is not there
+    switch = tmp_path / "cgroup.subtree_control"
+    switch.write_text("memory")
+    assert cgroup.why_not(new, tmp_path, "memory") is None and switch.read_text() == "memory"
+    assert cgroup.why_not(new, tmp_path, "cpu") is None and switch.read_text() == "-cpu"  # given, and taken back
+    assert list(tmp_path.iterdir()) == [switch]
+
+
 # --- local ---
 
 
@@ -311,4 +323,24 @@ class TestMininet:
         assert remains(run_id, set()) == []
         with pytest.raises(HostError, match=r"cgroup .* = -7"), HOSTS["mininet"](star(1, memory_bytes=-7), run_id):
             pass
+        assert remains(run_id, set()) == []
+
+    @pytest.mark.skipif(shutil.which("iptables") is None, reason="no program iptables")
+    @pytest.mark.parametrize(("chain", "whom"), [("INPUT", "the machine itself"), ("FORWARD", "h2")])
+    def test_a_firewall_in_the_way_is_named(
+        self, run_id: str, before: dict[str, object], chain: str, whom: str
+    ) -> None:
+        """In a network namespace of its own, so that the machine's firewall stays as it is."""
+        if chain == "FORWARD" and not Path("/proc/sys/net/bridge/bridge-nf-call-iptables").exists():
+            pytest.skip("this kernel's firewall does not look into bridges")
+        code = f"from tests.test_hosts import *\nwith HOSTS['mininet'](star(2), {run_id!r}): pass"
+        # /sys shows the interfaces of the namespace in which it was mounted, and cgroups are below it.
+        script = f"""
+            mount --rbind /sys/fs/cgroup /mnt && mount -t sysfs sysfs /sys &&
+            mount --rbind /mnt /sys/fs/cgroup && ip link set lo up && iptables -P {chain} DROP && exec "$@"
+        """
+        argv = ["unshare", "--net", "--mount", "--", "sh", "-c", script, "sh", sys.executable, "-c", code]
+        done = subprocess.run(argv, cwd=Path(__file__).parent.parent, capture_output=True, text=True, check=False)
+        last = done.stderr.strip().splitlines()[-1]
+        assert f"HostError: h1 cannot reach {whom}" in last and "firewall" in last, done.stderr
         assert remains(run_id, set()) == []

@@ -142,6 +142,10 @@ def test_inputs_that_do_not_fit_are_refused_in_one_line(
     with pytest.raises(BadInputs, match=expected) as caught:
         inputs.requests(replace(RUN, inputs=str(tmp_path / given)), shape, tmp_path, 2)
     assert "\n" not in str(caught.value)
+    # A look at the files finds the same, but for what takes a tokenizer or a whole image to find.
+    seen = None if (given, shape) in (("broken", IMAGES), ("text", TEXT)) else str(caught.value)
+    said = inputs.refusal(str(tmp_path / given), shape)
+    assert said == seen or said == (seen or "").removeprefix(f"inputs '{tmp_path / given}': ")
 
 
 def test_a_model_is_prepared_once_and_anew_when_anything_about_it_changes(cache: Path, tmp_path: Path) -> None:

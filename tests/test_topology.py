@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import pwd
 import re
 from pathlib import Path
 
@@ -130,7 +132,7 @@ BAD = [
     ("- h1 - s1", "- h1-s1", '7 links[0].between = "h1-s1"', 'e.g. "h1 - s1"'),
     ("- h1 - s1", "- h1 - h1", '7 links[0] = "h1 - h1"', "to itself"),
     ("- h1 - s1", "- h1 - s1\n  - s1 - h1", '8 links[1] = "s1 - h1"', "joined already by links[0]"),
-    ("  - h1 - s1\n", "", "6 links", "h1 cannot reach h2"),
+    ("  - h1 - s1\n", "", "3 hosts.h1", "h1 has no link"),
     ("rate: 5 Mbit/s", "rate: 0 Mbit/s", '8 links[1].rate = "0 Mbit/s"', "above 0"),
     ("rate: 5 Mbit/s", "rate: 5 mbps", '8 links[1].rate = "5 mbps"', "use bit/s, kbit/s, Mbit/s"),
     ("delay: 5 ms", "delay: 0.5 ms", "8 links[1].jitter", "must not exceed the delay"),
@@ -195,9 +197,59 @@ def test_two_links_of_a_host_into_one_network_are_refused(tmp_path):
 
 def test_hosts_do_not_forward(tmp_path):
     text = GOOD.replace("{h1:", "{h3: {}, h1:").replace("  - h1 - s1\n", "  - h1 - s1\n  - h1 - h3\n")
-    assert problems(tmp_path, text) == [
-        "t.yaml:6 links: h3 cannot reach h2: give them a link, or links to switches that are joined"
+    assert problems(tmp_path, text) == ["t.yaml:6 links: h3 cannot reach h2: give them a link, or join their switches"]
+
+
+def test_hosts_out_of_reach_are_a_line_each(tmp_path):
+    hosts = "{h1: {}, h2: {}, h3: {}, h4: {}, h5: {}}"
+    text = f"name: d\nbackend: mininet\nhosts: {hosts}\nswitches: [s1, s2]\ndefaults: {{link: {{rate: 1 Mbit/s}}}}\n"
+    links = "links: [h1 - s1, h2 - s1, h3 - s1, h4 - s2]\nrun: {model: vit-tiny, tokens: 9}\n"
+    assert problems(tmp_path, text + links) == [
+        "t.yaml:3 hosts.h5: h5 has no link: give it one",
+        "t.yaml:6 links: h4 cannot reach h1, h2, h3: give them a link, or join their switches",
     ]
+    assert problems(tmp_path, text + links.replace("h3 - s1", "h3 - s2, h5 - s1")) == [
+        "t.yaml:6 links: h3 cannot reach h1, h2, h5: give them a link, or join their switches",
+        "t.yaml:6 links: h4 cannot reach h1, h2, h5: give them a link, or join their switches",
+    ]
+
+
+def test_of_a_host_that_is_there_twice_nothing_else_is_said(tmp_path):
+    text = GOOD.replace("h2: {cpu: 0.4, memory", "h1: {cpu: 0.4, memory").replace("  model:", "  source: h2\n  model:")
+    assert problems(tmp_path, text) == ["t.yaml:3 hosts.h1: is there twice, first in line 3"]
+
+
+LOCAL = "name: d\nbackend: local\nhosts: {h1: {}}\nrun: {model: %s, tokens: 9, inputs: %s}\n"
+
+
+def test_what_exists_is_kept_by_its_absolute_path_so_that_a_saved_file_is_the_same_run_from_anywhere(
+    tmp_path, monkeypatch
+):
+    for folder in ("here", "here/own", "here/vit-tiny", "here/sample", "there"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "here/text").write_text("short")
+    monkeypatch.chdir(tmp_path / "here")
+    monkeypatch.setenv("HOME", str(tmp_path / "here"))
+    monkeypatch.delenv("SUDO_USER", raising=False)
+    topology = loaded(tmp_path, LOCAL % ("./own", "text"))
+    assert (topology.run.model, topology.run.inputs) == (f"{tmp_path}/here/own", f"{tmp_path}/here/text")
+    monkeypatch.chdir(tmp_path / "there")
+    assert loaded(tmp_path, dump(topology)) == topology
+    assert loaded(tmp_path, LOCAL % ("vit-tiny", '"~/text"')).run.inputs == f"{tmp_path}/here/text"
+    monkeypatch.chdir(tmp_path / "here")
+    for names in (("vit-tiny", "sample"), ("org/model", "nowhere"), ('"~nobody-at-all/x"', '"~/nowhere"')):
+        run = loaded(tmp_path, LOCAL % names).run
+        assert (run.model, run.inputs) == tuple(name.strip('"') for name in names)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root has been somebody else before sudo")
+def test_home_is_that_of_whoever_called_sudo(tmp_path, monkeypatch):
+    user = next(user for user in pwd.getpwall() if user.pw_uid and os.path.isdir(user.pw_dir))
+    monkeypatch.setenv("SUDO_USER", user.pw_name)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "only-here").mkdir()
+    assert loaded(tmp_path, LOCAL % ("vit-tiny", '"~/"')).run.inputs == os.path.abspath(user.pw_dir)
+    assert loaded(tmp_path, LOCAL % ("vit-tiny", '"~/only-here"')).run.inputs == f"{tmp_path}/only-here"
 
 
 def test_nine_hosts_are_refused(tmp_path):
@@ -286,7 +338,10 @@ METHODS = [
     MethodSpec("pipeline"),
     MethodSpec("astra", {"groups": 4}),
 ]
-words = st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=12)
+# Not "." or "~": what exists is kept by its absolute path, which is tested above.
+words = st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=12).filter(
+    lambda word: not os.path.exists(os.path.expanduser(word))
+)
 
 
 @st.composite

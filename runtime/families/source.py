@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 import importlib.util
 import json
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -49,8 +50,9 @@ def resolve(model: str, weights: str) -> Source:
     pretrained = weights == "pretrained"
     if model in PRESETS:
         return _preset(model, pretrained)
-    if model and Path(model).expanduser().is_dir():
-        return _checkpoint(model, Path(model).expanduser().resolve(), pretrained)
+    folder = os.path.expanduser(model)  # unlike Path's, it takes any text: an unknown ~user, a name that is too long
+    if model and os.path.isdir(folder):
+        return _checkpoint(model, Path(folder).resolve(), pretrained)
     if HUB_ID.fullmatch(model):
         return _checkpoint(model, _hub(model, pretrained), pretrained)
     near = difflib.get_close_matches(model, PRESETS, n=1)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import os
-import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,14 +16,16 @@ from pathlib import Path
 from subprocess import CompletedProcess, Popen
 from typing import Any
 
-from testbed import cgroup, clean, shape
+from testbed import abilities, cgroup, clean, shape
 from testbed.hosts import HostError, HostHandle, Network
+from testbed.hosts.knock import knock
 from testbed.hosts.layout import PREFIX_LENGTH, Cable, End, Layout, layout, used_networks
 from testbed.ledger import Ledger
 from testbed.processes import checked, look, spawn
 from testbed.topology import Topology
 
 PROGRAMS = ("mnexec", "ip", "tc", "bash", "ifconfig", "brctl")
+LOG = "mininet.log"
 
 
 @dataclass(frozen=True)
@@ -118,7 +119,7 @@ def _refuse(topology: Topology) -> None:
         raise HostError("backend mininet makes network namespaces: run as root, or set backend: local")
     kinds = {switch.kind for switch in topology.switches}
     for program in (*PROGRAMS, *(["ovs-vsctl"] if "ovs" in kinds else [])):
-        if shutil.which(program) is None:
+        if abilities.program(program) is None:
             raise HostError(f"{program}: not installed; `testbed doctor` says what to install")
     if "ovs" in kinds:
         checked(["ovs-vsctl", "--timeout=5", "show"])
@@ -157,6 +158,7 @@ class _Builder:
             for end in (cable.a, cable.b):
                 self._address(end)
         self._root_address()
+        knock(self.plan, self._into)
         ports = self._ports()
         for command in shape.commands(ports, shape.choose()):
             checked([*self._into(command.host), *command.argv])
@@ -191,7 +193,7 @@ class _Builder:
 
         for handler in list(lg.handlers):
             lg.removeHandler(handler)
-        lg.addHandler(logging.FileHandler(self.directory / "mininet.log"))
+        lg.addHandler(logging.FileHandler(self.directory / LOG))
         enter = _member(group)
 
         def inside(kind: Any) -> Any:
@@ -244,13 +246,18 @@ class _Builder:
             ends = [e.interface for c in self.plan.cables for e in (c.a, c.b) if e.node == name]
             for device in (short, *ends):
                 if not Path("/sys/class/net", device).exists():
-                    raise HostError(f"switch {name}: {device} was not made, see {self.directory / 'mininet.log'}")
+                    raise HostError(f"switch {name}: {device} was not made; Mininet said: {self._last_words()}")
                 knob = Path("/proc/sys/net/ipv6/conf", device, "disable_ipv6")
                 if knob.exists():
                     knob.write_text("1")
             for end in ends:
                 if not Path("/sys/class/net", end, "master").exists():
                     raise HostError(f"switch {name}: {end} was not joined to it")
+
+    def _last_words(self) -> str:
+        """The end of Mininet's log, which goes with the network."""
+        lines = (self.directory / LOG).read_text(errors="replace").split("\n")
+        return next((line.strip() for line in reversed(lines) if line.strip()), "nothing")
 
     def _address(self, end: End) -> None:
         into = self._into(end.node if end.node in self.plan.hosts else None)
