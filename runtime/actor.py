@@ -48,7 +48,8 @@ class Station:
 class Assignment:
     """What a mesh runs: the plan, the converted model's folder, the method's extra file, the file of requests.
 
-    patience_s: how long a live device may keep another waiting.
+    patience_s: how long a live device may keep another waiting; congestion: TCP's congestion control, None for the
+    machine's own.
     """
 
     plan: Plan
@@ -57,6 +58,7 @@ class Assignment:
     requests: Path
     inputs: int
     patience_s: float
+    congestion: str | None
 
 
 class DeviceActor:
@@ -86,7 +88,7 @@ class DeviceActor:
         forget_peak_memory()
         plan, extra, station = assignment.plan, assignment.extra, self._station
         method = methods.load(plan.method)(assignment.folder, plan, rank, extra)
-        mesh = TcpMesh(rank, plan.world, station.token, station.addresses, patience_s=assignment.patience_s)
+        mesh = TcpMesh(rank, plan.world, station.token, station.addresses, assignment.patience_s, assignment.congestion)
         self._device = Device(method, mesh, station.interfaces)
         self._mesh = mesh
         if rank == plan.source:

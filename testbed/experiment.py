@@ -30,7 +30,7 @@ from testbed.report import render
 from testbed.store import RunFolder
 from testbed.summary import summary
 from testbed.topology import MethodSpec, Topology, TopologyError, dump
-from testbed.turn import Fleet, Turn
+from testbed.turn import Fleet, Turn, data_congestion
 
 OK, METHOD_FAILED, BAD_INPUT, WRONG_NETWORK, INTERRUPTED = 0, 1, 2, 3, 130
 
@@ -121,7 +121,14 @@ class Experiment:
 
     def _write_manifest(self, more: Mapping[str, Any]) -> None:
         shaper = None if self.topology.backend == "local" else shape.choose()
-        facts = {"run_id": self.run_id, "backend": self.topology.backend, "shaper": shaper, **more}
+        congestion = data_congestion(self.topology.backend) or "the machine's own"
+        facts = {
+            "data_congestion_control": congestion,
+            "run_id": self.run_id,
+            "backend": self.topology.backend,
+            "shaper": shaper,
+            **more,
+        }
         self.folder.write_json(store.MANIFEST, manifest(sys.argv, {"run": self.topology.run.seed}, facts))
 
     def _network_is_declared(self, network: Network) -> bool:

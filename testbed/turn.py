@@ -35,6 +35,12 @@ class Run(Protocol):
         """Write methods.json as it stands."""
 
 
+def data_congestion(backend: str) -> str | None:
+    """TCP's congestion control between devices: the same on every machine's emulated links; on loopback, which is no
+    network to measure and needs no root, the machine's own (None)."""
+    return None if backend == "local" else "cubic"
+
+
 class Fleet:
     """Device processes, one per host, kept from method to method (loading torch takes seconds) until one is lost."""
 
@@ -125,7 +131,9 @@ class Turn:
         hosts = self._hosts(plan)
         extra = self.ready.extras.get(self.spec.label)
         ready = self.ready
-        assignment = Assignment(plan, ready.folder, extra, ready.requests, ready.inputs, self._patience_s(plan))
+        congestion = data_congestion(self.experiment.topology.backend)
+        patience_s = self._patience_s(plan)
+        assignment = Assignment(plan, ready.folder, extra, ready.requests, ready.inputs, patience_s, congestion)
         reach = [[h.address_for(peer.name) if peer is not h else "" for peer in hosts] for h in hosts]
         actors = [self.fleet.actor(host.name) for host in hosts]
         mesh = Mesh(assignment, actors, reach, self.fleet.alive)

@@ -55,7 +55,7 @@ class Identity:
         return header.sender
 
 
-def new_socket(address: str, congestion: str) -> socket.socket:
+def new_socket(address: str, congestion: str | None) -> socket.socket:
     """A TCP socket for this kind of address that sends small messages at once.
 
     Raises RuntimeFault if the kernel refuses the congestion control.
@@ -64,7 +64,8 @@ def new_socket(address: str, congestion: str) -> socket.socket:
     made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     try:
         # Before the connection exists, so that both ends of it never run on the machine's default.
-        made.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, congestion.encode())
+        if congestion is not None:
+            made.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, congestion.encode())
     except OSError as fault:
         made.close()
         known = Path("/proc/sys/net/ipv4/tcp_available_congestion_control").read_text().split()
@@ -92,7 +93,9 @@ class Door:
     nobody: it has `handshake_s` seconds, 64 bytes, and a place among MAX_GUESTS.
     """
 
-    def __init__(self, identity: Identity, addresses: Sequence[str], congestion: str, handshake_s: float) -> None:
+    def __init__(
+        self, identity: Identity, addresses: Sequence[str], congestion: str | None, handshake_s: float
+    ) -> None:
         self._identity, self._handshake_s = identity, handshake_s
         self._arrived = threading.Condition()
         self._known: set[int] = set()
@@ -137,7 +140,7 @@ class Door:
         guests = [guest.socket for guest in self._guests]
         _close_all([*self._listeners, *guests, *self._waiting.values(), self._bell, self._button])
 
-    def _listen(self, address: str, congestion: str) -> int:
+    def _listen(self, address: str, congestion: str | None) -> int:
         listener = new_socket(address, congestion)
         self._listeners.append(listener)
         try:
@@ -221,7 +224,7 @@ def dial(
     identity: Identity,
     peer: int,
     address: tuple[str, int],
-    congestion: str,
+    congestion: str | None,
     patience_s: float,
     give_up: threading.Event,
 ) -> socket.socket:

@@ -181,7 +181,8 @@ class TcpMesh:
     """A full mesh of TCP connections seen from one rank: listen at once, exchange the ports, `join`, then the verbs.
 
     token: the run's 32 bytes; addresses: those to listen on, an ephemeral port each, see `ports`; patience_s: seconds
-    of silence after which a peer counts as lost; congestion: the kernel's name of the congestion control.
+    of silence after which a peer counts as lost; congestion: the kernel's name of the congestion control, None for the
+    machine's own (without root a kernel may allow no other).
     The counters are kept by the calling thread: let one thread of a device send and receive.
     Raises ValueError, and RuntimeFault if an address or the congestion control cannot be had.
     """
@@ -193,7 +194,7 @@ class TcpMesh:
         token: bytes,
         addresses: Sequence[str],
         patience_s: float = 60.0,
-        congestion: str = "cubic",
+        congestion: str | None = "cubic",
     ) -> None:
         if not 0 <= rank < world <= 0xFFFF:
             raise ValueError(f"rank {rank} of {world}: ranks count from 0, at most 65535 of them")
