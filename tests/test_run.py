@@ -229,6 +229,19 @@ def test_clean_restores_the_machine_after_kill_9(tmp_path: Path, text: str) -> N
     assert runs.left_behind(out) == []
 
 
+def test_the_next_run_restores_the_machine_too(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with runs.started(runs.topology(tmp_path, **STREAM), out) as process:
+        runs.until(lambda: runs.records(out), process)
+        process.kill()
+        process.communicate(timeout=60)
+    assert runs.left_behind(out)
+    code, text = runs.run(runs.topology(tmp_path, methods="[single]", repeats=1), tmp_path / "next")
+    assert code == 0, text
+    assert "removed what a crashed run had left" in text
+    assert runs.left_behind(out) == []
+
+
 def test_bad_files_are_refused_whole_and_nothing_starts(tmp_path: Path) -> None:
     path = runs.topology(tmp_path, model="vit-tinny", source="h9", methods="[sequenze]", tokens=0)
     code, text = runs.run(path, tmp_path / "out")
