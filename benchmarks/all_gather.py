@@ -154,8 +154,9 @@ def table(durations: list[dict[str, dict[str, list[float]]]], rate_bit_s: float 
     lines = [heading if rate_bit_s is None else heading + "   wire ms  ours/wire   payload alone ms"]
     for size in SIZES_BYTES:
         ours, gloo = (spread([s for rank in durations for s in rank[str(size)][name]]) for name in ("ours", "gloo"))
-        line = f"{size:7d}  {ours['median'] * 1e3:8.2f} {ours['p95'] * 1e3:6.2f}"
-        line += f" {gloo['median'] * 1e3:8.2f} {gloo['p95'] * 1e3:6.2f}  {gloo['median'] / ours['median']:8.2f} x"
+        late = [f"{one['p95'] * 1e3:6.2f}" if one["p95"] is not None else "     -" for one in (ours, gloo)]
+        line = f"{size:7d}  {ours['median'] * 1e3:8.2f} {late[0]}"
+        line += f" {gloo['median'] * 1e3:8.2f} {late[1]}  {gloo['median'] / ours['median']:8.2f} x"
         if rate_bit_s is not None:
             wire_s = wire_time_s(world, size, rate_bit_s)
             payload_s = (world - 1) * size * 8 / rate_bit_s

@@ -50,13 +50,11 @@ class Recorder:
         self._inner, self.received = inner, deque[Tensor]()
         self.rank, self.world, self.traffic = inner.rank, inner.world, Traffic()
         self.send, self.flush, self.close = inner.send, inner.flush, inner.close
-
-    @property
-    def header_at_s(self) -> float:
-        return float(self._inner.header_at_s)
+        self.header_at_s = 0.0
 
     def receive(self, *arguments: Any) -> Tensor:
         self.received.append(self._inner.receive(*arguments))
+        self.header_at_s = self._inner.header_at_s
         return self.received[-1]
 
 
@@ -92,8 +90,8 @@ def prepared(folder: Path, case: tuple[str, dict[str, Any]], raw: Tensor, device
     method, options = case
     kind, shape = methods.load(method), load_shape(folder)
     plan = place(method, options, shape, len(raw), Cluster(tuple(f"h{i}" for i in range(devices))))
-    if kind.sample_tokens(kind.Options(**options)):
-        kind.prepare(folder, kind.Options(**options), [raw] * 4, extra)
+    if wanted := kind.sample_tokens(kind.Options(**options)):
+        kind.prepare(folder, kind.Options(**options), [raw] * -(-wanted // len(raw)), extra)
     recorders = [Recorder(one) for one in loopback.mesh(plan.world, 600.0)]
     every = [Device(kind(folder, plan, rank, extra), recorders[rank]) for rank in range(plan.world)]
 

@@ -39,7 +39,7 @@ def once(topology_file: str) -> dict[str, float]:
         with control.cluster(net, lambda name: Path(logs) / f"{name}.log") as ray:
             times["network and Ray up"] = perf_counter() - began
             stations = [
-                Station(h.name, h.data_addresses, h.data_interfaces, 1, bytes(32), 60.0, Path(logs) / f"{h.name}.log")
+                Station(h.name, h.data_addresses, h.data_interfaces, 1, bytes(32), Path(logs) / f"{h.name}.log")
                 for h in net.hosts.values()
             ]
             actors = [ray.actor(station) for station in stations]
