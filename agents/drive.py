@@ -70,12 +70,12 @@ class Mesh:
         """Raise DeviceLost if this call of set-up failed, naming the host to blame."""
         try:
             ray.get(ref)
-        except ray.exceptions.RayActorError as error:
-            raise DeviceLost([host], f"{host} lost while {self._label} was set up: {first_line(error)}") from None
         except ray.exceptions.RayTaskError as error:
             if isinstance(error.cause, PeerLost):
                 host = self._hosts[error.cause.rank]
             raise DeviceLost([host], f"{host} could not set up {self._label}: {first_line(error.cause)}") from None
+        except ray.exceptions.RayError as error:  # such as Ray's own end of a process for want of memory
+            raise DeviceLost([host], f"{host} lost while {self._label} was set up: {first_line(error)}") from None
 
     @property
     def _label(self) -> str:

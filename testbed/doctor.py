@@ -93,7 +93,6 @@ def _refusals(topology: Topology) -> list[tuple[Place, str]]:
     if topology.backend == "local":
         return []
     machine = [*_program_refusals(), *_kernel_refusals(topology)]
-    machine += [f"this machine's firewall drops {what}: {command}" for what, command in abilities.walls().items()]
     found: list[tuple[Place, str]] = [(("backend",), text) for text in machine]
     if abilities.is_root() and any(switch.kind == "ovs" for switch in topology.switches) and not abilities.ovs_works():
         found.append((("switches",), "type ovs needs a running Open vSwitch (`ovs-vsctl show` fails): use type bridge"))
@@ -208,7 +207,8 @@ def _firewall() -> Iterator[Finding]:
         return
     found = abilities.walls()
     for what, command in found.items():
-        yield Finding("firewall", "missing", f"it drops {what}", command)
+        # A warning: other rules may let hosts through all the same, and every network is tried when it is made.
+        yield Finding("firewall", "warn", f"unless another rule lets it in, it drops {what}", command)
     if not found:
         yield Finding("firewall", "ok", "no policy drops what hosts send")
 

@@ -20,10 +20,12 @@ from typing import Any
 from rich.console import Console
 
 from runtime import methods
-from testbed import check, clean, control, doctor, inputs, material, probe, shape, store
+from runtime.errors import BadModel
+from testbed import check, clean, control, doctor, inputs, material, probe, shape, store, yamlfile
 from testbed.hosts import HOSTS, HostError, Network
+from testbed.inputs import BadInputs
 from testbed.manifest import manifest
-from testbed.material import Material
+from testbed.material import Collected, Material
 from testbed.notes import notes
 from testbed.progress import Progress
 from testbed.report import render
@@ -44,16 +46,28 @@ def execute(path: Path, out: Path | None = None) -> int:
     refusals = doctor.problems(topology, path)
     if refusals:
         raise TopologyError(refusals)
+    collected = _collect(topology, path)
     console = Console(highlight=False)
     _clean_up(console)
     with RunFolder.create(topology.name, out) as folder, Progress(console) as progress, terminable():
-        experiment = Experiment(topology, folder, progress)
+        experiment = Experiment(topology, collected, folder, progress)
         try:
             code = experiment.run()
         finally:
             experiment.finish()
     report(folder.path, console)
     return code
+
+
+def _collect(topology: Topology, path: Path) -> Collected:
+    """The model and the raw inputs, before anything of the run exists. Raises TopologyError with line and key."""
+    try:
+        return material.collect(topology.run)
+    except (BadInputs, BadModel) as error:
+        document = yamlfile.read(path)
+        key = "inputs" if isinstance(error, BadInputs) else "model"
+        document.problem(("run", key), str(error), getattr(topology.run, key))
+        raise TopologyError(document.problems) from None
 
 
 def _clean_up(console: Console) -> None:
@@ -76,8 +90,8 @@ def report(path: Path, console: Console) -> None:
 class Experiment:
     """A topology, its run folder, and how far it got: one entry per method in methods.json."""
 
-    def __init__(self, topology: Topology, folder: RunFolder, progress: Progress) -> None:
-        self.topology, self.folder, self.progress = topology, folder, progress
+    def __init__(self, topology: Topology, collected: Collected, folder: RunFolder, progress: Progress) -> None:
+        self.topology, self.collected, self.folder, self.progress = topology, collected, folder, progress
         self.run_id = secrets.token_hex(4)
         self.entries = [_entry(spec) for spec in topology.run.methods]
         self.folder.write_text(store.TOPOLOGY, dump(self.topology))
@@ -114,7 +128,8 @@ class Experiment:
     def _prepare(self) -> Material:
         run = self.topology.run
         self._skip("the run ended before its network was up")
-        ready = material.gather(run, self.folder.path / "requests.safetensors", self.progress.stage)
+        requests = self.folder.path / "requests.safetensors"
+        ready = material.gather(run, self.collected, requests, self.progress.stage)
         byte_tokens = inputs.bytes_as_ids(ready.shape, ready.folder)
         self._write_manifest({"byte_tokens": byte_tokens, "samples_seen": ready.samples_seen})
         return ready
@@ -169,7 +184,7 @@ def _entry(spec: MethodSpec) -> dict[str, Any]:
 
 @contextmanager
 def terminable() -> Iterator[None]:
-    """SIGTERM and SIGHUP (a lost terminal) end the run as Ctrl-C does.
+    """SIGTERM and SIGHUP (a lost terminal, unless `nohup` had it ignored) end the run as Ctrl-C does.
 
     Ray puts its own handler in place, so this is set again once it is up.
     """
@@ -177,7 +192,8 @@ def terminable() -> Iterator[None]:
     def interrupt(_signal: int, _frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
-    before = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGHUP)}
+    numbers = [n for n in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(n) != signal.SIG_IGN]
+    before = {number: signal.signal(number, interrupt) for number in numbers}
     try:
         yield
     finally:

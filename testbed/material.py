@@ -41,28 +41,41 @@ class Material:
     samples_seen: bool
 
 
-def gather(run: RunSpec, requests: Path, say: Callable[[str], None]) -> Material:
-    """Convert, sample, compute references and prepare what methods need, from the cache where it was done before.
+@dataclass(frozen=True)
+class Collected:
+    """folder: the converted model; raw: inputs of requests; samples: other ones, from which methods prepare;
+    wanted: how many of them each method wants, by label."""
 
-    Raises BadModel, or ValueError for inputs that cannot be used.
-    """
+    folder: Path
+    raw: list[Tensor]
+    samples: list[Tensor]
+    wanted: dict[str, int]
+
+
+def collect(run: RunSpec) -> Collected:
+    """Convert the model, or find it in the cache, and read the inputs. Raises BadModel, BadInputs."""
     folder = models.prepared(run)
-    shape = load_shape(folder)
     count = min(1 + run.repeats, DISTINCT_INPUTS)
     wanted = {spec.label: -(-_sample_tokens(spec) // run.tokens) for spec in run.methods}
-    raw = inputs.requests(run, shape, folder, count + max(wanted.values()))
+    raw = inputs.requests(run, load_shape(folder), folder, count + max(wanted.values()))
+    return Collected(folder, raw[:count], raw[count:], wanted)
+
+
+def gather(run: RunSpec, collected: Collected, requests: Path, say: Callable[[str], None]) -> Material:
+    """Compute references and prepare what methods need, from the cache where it was done before. Raises BadModel."""
+    folder, raw, samples = collected.folder, collected.raw, collected.samples
+    shape = load_shape(folder)
     say(f"model {run.model}, {run.weights} weights; {inputs.says(run, shape, folder)}")
     began = time.monotonic()
-    _write_requests(folder, raw[:count], requests)
-    reference_s = (time.monotonic() - began) / count
-    samples = raw[count:]
-    extras = {
-        spec.label: _extra(spec, folder, samples[: wanted[spec.label]], say)
-        for spec in run.methods
-        if wanted[spec.label]
-    }
-    seen = any(torch.equal(one, sample) for one in raw[:count] for sample in samples)
-    return Material(folder, shape, requests, count, extras, reference_s, seen)
+    _write_requests(folder, raw, requests)
+    reference_s = (time.monotonic() - began) / len(raw)
+    wanted = [(spec, collected.wanted[spec.label]) for spec in run.methods if collected.wanted[spec.label]]
+    try:
+        extras = {spec.label: _extra(spec, folder, samples[:count], say) for spec, count in wanted}
+    except OSError as error:
+        raise BadModel(f"{error.filename}: cannot be kept ({error.strerror}); set XDG_CACHE_HOME") from None
+    seen = any(torch.equal(one, sample) for one in raw for sample in samples)
+    return Material(folder, shape, requests, len(raw), extras, reference_s, seen)
 
 
 def _write_requests(folder: Path, raw: Sequence[Tensor], out: Path) -> None:

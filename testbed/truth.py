@@ -14,7 +14,9 @@ def untrue(rows: Sequence[Mapping[str, Any]], formula: Sequence[int], equals_sin
     formula: payload bytes that each rank must send.
     """
     error = next((row["fidelity"]["max_abs_error"] for row in rows if row.get("fidelity")), None)
-    if equals_single and (error is None or not error <= EXACT_WITHIN):  # not: a NaN is no match
+    if error is None:
+        return "the result was not compared with single's"
+    if equals_single and not error <= EXACT_WITHIN:  # not: a NaN is no match
         return f"the result differs from single's by {error:.2g}, more than {EXACT_WITHIN:g}"
     sent = [row["sent_bytes"] for row in rows]
     if sent != list(formula):

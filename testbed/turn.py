@@ -125,7 +125,7 @@ class Turn:
 
     @contextmanager
     def _mesh(self, plan: Plan) -> Iterator[Any]:
-        """The devices of a plan, joined; out of the mesh afterwards, whatever happened to them."""
+        """The devices of a plan, joined, and out of the mesh again; after a fault `take` ends them instead."""
         from agents.drive import Mesh
 
         hosts = self._hosts(plan)
@@ -137,10 +137,8 @@ class Turn:
         reach = [[h.address_for(peer.name) if peer is not h else "" for peer in hosts] for h in hosts]
         actors = [self.fleet.actor(host.name) for host in hosts]
         mesh = Mesh(assignment, actors, reach, self.fleet.alive)
-        try:
-            yield mesh
-        finally:
-            mesh.close()
+        yield mesh
+        mesh.close()
 
     def _patience_s(self, plan: Plan) -> float:
         """How long a device may wait for another that lives: far longer than a whole request can take.

@@ -260,6 +260,16 @@ def test_a_model_that_does_not_fit_is_refused_before_anything_starts(tmp_path: P
     assert not (tmp_path / "out").exists()
 
 
+def test_inputs_that_are_too_short_are_refused_with_their_line(tmp_path: Path) -> None:
+    (tmp_path / "short.txt").write_text("abc")
+    path = runs.topology(tmp_path, model="gpt2-tiny", methods="[single]")
+    path.write_text(path.read_text() + f"  inputs: {tmp_path / 'short.txt'}\n")
+    code, text = runs.run(path, tmp_path / "out")
+    assert code == 2
+    assert "run.inputs" in text and "3 tokens of text, 50 are needed" in text
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize("model", ["gpt2-tiny", "llama-tiny", "bert-tiny"])
 def test_other_families_through_the_door(tmp_path: Path, model: str) -> None:
     """Text models, the source not the first host, a length that three devices cannot share evenly."""

@@ -10,7 +10,8 @@ from testbed.hosts import HostError
 from testbed.hosts.layout import Layout
 from testbed.processes import checked
 
-# Nobody need listen: to be refused is an answer, too. TCP, because firewalls that drop it often let pings through.
+# Nobody need listen: to be refused is an answer, too (also by a firewall that refuses in words: Ray then says so).
+# TCP, because firewalls that drop it often let pings through.
 _KNOCK = """\
 import socket, sys
 try:
