@@ -11,26 +11,29 @@ import torch
 import runtime.methods.single
 from runtime import methods
 from runtime.layer import Given
-from runtime.methods.method import FLOAT_BYTES, Method
-from runtime.model import load_shape
+from runtime.methods.method import FLOAT_BYTES, Method, rows
+from runtime.model import load, load_shape
 from tests.devices import planned, random_input, request, shaken
 
 README = (Path(__file__).resolve().parent.parent / "README.md").read_text()
 
 
-def test_the_method_of_the_readme_runs_and_keeps_its_formula(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("devices", [1, 3, 4])
+def test_the_method_of_the_readme_equals_single_and_keeps_its_formula(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, devices: int
+) -> None:
     (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    names = {"Method": Method, "FLOAT_BYTES": FLOAT_BYTES, "Given": Given}
+    names = {"Method": Method, "FLOAT_BYTES": FLOAT_BYTES, "rows": rows, "Given": Given}
     exec(code, names)
-    monkeypatch.setattr(runtime.methods.single, "Neighbour", names["Neighbour"], raising=False)
-    monkeypatch.setitem(methods.METHODS, "neighbour", "runtime.methods.single:Neighbour")
+    monkeypatch.setattr(runtime.methods.single, "Patient", names["Patient"], raising=False)
+    monkeypatch.setitem(methods.METHODS, "patient", "runtime.methods.single:Patient")
     folder = shaken("vit-tiny", tmp_path / "model")
-    shape = load_shape(folder)
-    plan = planned("neighbour", {}, shape, 37, 3)
-    result, records = request(folder, plan, random_input(shape, 37))
-    assert torch.isfinite(result).all()
-    kind = methods.load("neighbour")
-    assert [r.sent_bytes for r in records] == [kind.payload_bytes(shape, None, plan, rank) for rank in range(3)]
+    shape, raw = load_shape(folder), random_input(load_shape(folder), 37)
+    plan = planned("patient", {}, shape, 37, devices)
+    result, records = request(folder, plan, raw)
+    torch.testing.assert_close(result, load(folder)(raw), atol=1e-5, rtol=1e-5)
+    kind = methods.load("patient")
+    assert [r.sent_bytes for r in records] == [kind.payload_bytes(shape, None, plan, rank) for rank in range(devices)]
 
 
 def test_every_file_of_the_map_is_there() -> None:
