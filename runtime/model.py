@@ -50,14 +50,14 @@ def fingerprint(folder: Path, name: str = WEIGHTS) -> str:
 class Model:
     """What one device holds: embeddings and head, and those layers, cut to those heads, that its share names."""
 
-    def __init__(self, shape: Shape, tensors: Mapping[str, Tensor], layers: Sequence[Layer], first_layer: int) -> None:
-        self.shape, self.layers, self.first_layer = shape, layers, first_layer
+    def __init__(self, shape: Shape, tensors: Mapping[str, Tensor], layers: Sequence[Layer]) -> None:
+        self.shape, self.layers = shape, layers
         self._tensors = tensors
         self._positions: dict[int, Tensor] = {}
 
     def with_layers(self, layers: Sequence[Layer]) -> Model:
         """The same embeddings and head around other layers."""
-        return Model(self.shape, self._tensors, layers, self.first_layer)
+        return Model(self.shape, self._tensors, layers)
 
     def embed(self, raw: Tensor, start: int, tokens: int) -> Tensor:
         """Content tokens `start`, start + 1, ... of a request of `tokens` in all -> [S, D].
@@ -140,7 +140,7 @@ def load(folder: Path, layers: Span | None = None, heads: Span | None = None) ->
             ]
     except (OSError, SafetensorError) as error:
         raise BadModel(f"{folder / WEIGHTS}: {error}") from None
-    return Model(shape, rest, loaded, layers.start)
+    return Model(shape, rest, loaded)
 
 
 def _layer_weights(file: safe_open, shape: Shape, index: int, heads: Span | None) -> dict[str, Tensor]:

@@ -56,12 +56,6 @@ class Shape:
         """Width of K (and of V) of one token."""
         return self.kv_heads * self.head_dim
 
-    @property
-    def parameters(self) -> int:
-        """Weights of the layers, biases and norms left out: for people and for placement, not for bytes."""
-        attention = 2 * self.width * (self.heads * self.head_dim + self.kv_width)
-        return self.layers * (attention + (3 if self.gated else 2) * self.width * self.hidden)
-
     def as_dict(self) -> dict[str, Any]:
         """Plain values, ready for JSON; `Shape(**d)` reads it back."""
         return asdict(self)

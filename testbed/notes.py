@@ -8,9 +8,9 @@ from typing import Any
 
 from testbed.store import RunData
 from testbed.summary import good_requests, world_of
+from testbed.truth import EXACT_WITHIN, leaks
 from testbed.units import show_duration
 
-EXACT_WITHIN = 1e-4
 WIDE_INTERVAL = 0.10
 FEW_REQUESTS = 6
 HELD_BACK_S = 0.1
@@ -189,8 +189,10 @@ def _inexact(summary: Mapping[str, Any], _run: RunData) -> Iterator[dict[str, An
     def far(m: Mapping[str, Any]) -> bool:
         return m["equals_single"] and (m["fidelity"]["max_abs_error"] or 0.0) > EXACT_WITHIN
 
-    errors = [m["fidelity"]["max_abs_error"] for m in summary["methods"] if far(m)]
-    yield from _listed(summary, far, error=max(errors, default=0.0))
+    # Whatever their status: a run calls such a method failed, and this says what to do about it.
+    if found := [m for m in summary["methods"] if far(m)]:
+        error = max(m["fidelity"]["max_abs_error"] for m in found)
+        yield {"labels": ", ".join(m["label"] for m in found), "error": error}
 
 
 def _not_finite(summary: Mapping[str, Any], _run: RunData) -> Iterator[dict[str, Any]]:
@@ -208,7 +210,7 @@ def _leak(_summary: Mapping[str, Any], run: RunData) -> Iterator[dict[str, Any]]
     for method in run.methods:
         rows = [row for row in run.records if row["label"] == method["label"]]
         requests = good_requests(rows, world_of(method, rows), run.topology["run"].get("source"))
-        if any((r["wire_bytes"] or 0) < r["sent_bytes"] for q in requests for r in q if r["wire_bytes"] is not None):
+        if any(leaks(row) for request in requests for row in request):
             leaking.append(method["label"])
     if leaking:
         yield {"labels": ", ".join(leaking)}

@@ -98,8 +98,3 @@ def choose() -> str:
         if qdisc_works(shaper):
             return shaper
     raise NoShaper("this kernel has neither netem nor tbf: no rate can be emulated (Ubuntu: linux-modules-extra-...)")
-
-
-def created_interfaces(found: Sequence[Command]) -> list[str]:
-    """Interfaces that these commands create in the root namespace, for the ledger of what to remove. None now."""
-    return [c.argv[4] for c in found if c.host is None and c.argv[:4] == ("ip", "link", "add", "dev")]

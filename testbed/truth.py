@@ -22,7 +22,16 @@ def untrue(rows: Sequence[Mapping[str, Any]], formula: Sequence[int], equals_sin
     if sent != list(formula):
         return f"payload of {sent} bytes was sent, the formula says {list(formula)}"
     for row in rows:
-        payload = row["sent_bytes"] + row["scatter_bytes"] + row["gather_bytes"]
-        if row["wire_bytes"] is not None and row["wire_bytes"] < payload:
-            return f"rank {row['rank']} sent {payload} bytes, but only {row['wire_bytes']} left its interfaces"
+        if leaks(row):
+            return f"rank {row['rank']} sent {payload(row)} bytes, but only {row['wire_bytes']} left its interfaces"
     return None
+
+
+def payload(row: Mapping[str, Any]) -> int:
+    """All bytes of content that a device sent in one request: between layers, of inputs, of results."""
+    return int(row["sent_bytes"] + row["scatter_bytes"] + row["gather_bytes"])
+
+
+def leaks(row: Mapping[str, Any]) -> bool:
+    """Whether more was sent than left the device's interfaces; never where it has none of its own."""
+    return row["wire_bytes"] is not None and row["wire_bytes"] < payload(row)
