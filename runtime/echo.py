@@ -1,7 +1,7 @@
 """Both ends of a link measurement on devices: `python -m runtime.echo serve ADDRESS` and `measure ADDRESS PORT`.
 
-A message is a TCP message as a method sends it: one write, answered by one byte when its last byte has arrived, so all
-times are of one clock. Standard library only, so that it starts in a few hundredths of a second on a small board.
+Messages over TCP (`runtime.messages`), a long transfer, and trains of datagrams (`runtime.datagrams`). Standard library
+only, so that it starts in a few hundredths of a second on a small board.
 """
 
 from __future__ import annotations
@@ -9,163 +9,130 @@ from __future__ import annotations
 import argparse
 import json
 import socket
-import struct
 import sys
 import time
 from contextlib import ExitStack
 
-_HEADER = struct.Struct("!cQ")  # what follows, bytes of the message with this header
-_MESSAGE, _STREAM, _PULL = b"M", b"S", b"P"  # a message to answer, bytes until the end, bytes to be sent back
-_REPORT = struct.Struct("!Qd")  # payload bytes, seconds, as the receiver saw them
-_LONGEST_BYTES = 1 << 30
-_RTT_BYTES = 16
+from runtime import datagrams
+from runtime.answering import serve
+from runtime.datagrams import GRACE, REPORT, Train
+from runtime.messages import (
+    COUNT,
+    HEADER,
+    LONGEST_BYTES,
+    MESSAGE,
+    PULL,
+    RTT_BYTES,
+    SEND,
+    STREAM,
+    STREAM_REPORT,
+    Bad,
+    Line,
+    Repeats,
+    connected,
+    discard,
+    exactly,
+    exchange,
+)
+
 _CHUNK_BYTES = 1 << 14
 _UNSENT_BYTES = 1 << 16  # no more than this waits in the sender, so that a time limit on a stream means something
-_CONNECT_S = 3.0
 _TCP_NOTSENT_LOWAT = 25
 
 
-class Bad(Exception):
-    """The other end does not speak this protocol, or went away."""
-
-
-def _settings(connection: socket.socket, congestion: str, patience_s: float) -> None:
-    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, congestion.encode())
-    connection.settimeout(patience_s)
-
-
-def _discard(connection: socket.socket, count: int, into: memoryview) -> None:
-    while count:
-        got = connection.recv_into(into, min(count, len(into)))
-        if not got:
-            raise Bad("the connection ended inside a message")
-        count -= got
-
-
-def _receive_stream(connection: socket.socket, into: memoryview) -> tuple[int, float]:
-    """Payload bytes and seconds from the first arrival to the last; the first starts the clock and is not counted.
-
-    Measured by the receiver, so neither the start of the transfer nor what a rate limiter lets go after idle counts.
-    """
-    started_s, last_s, counted = 0.0, 0.0, 0
-    while got := connection.recv_into(into):
-        last_s = time.monotonic()
-        if started_s:
-            counted += got
-        else:
-            started_s = last_s
-    return counted, last_s - started_s
-
-
-def _answer(connection: socket.socket, into: memoryview) -> None:
-    """Serve one connection until its other end closes it."""
-    while True:
-        head = connection.recv(_HEADER.size, socket.MSG_WAITALL)
-        if not head:
-            return
-        if len(head) != _HEADER.size:
-            raise Bad("the connection ended inside a header")
-        kind, size = _HEADER.unpack(head)
-        if kind == _STREAM:
-            connection.sendall(_REPORT.pack(*_receive_stream(connection, into)))
-            return
-        if kind not in (_MESSAGE, _PULL) or not _HEADER.size <= size <= _LONGEST_BYTES:
-            raise Bad(f"not a message: kind {kind!r}, {size} bytes")
-        if kind == _PULL:
-            for begun in range(0, size, len(into)):
-                connection.sendall(into[: min(size - begun, len(into))])
-        else:
-            _discard(connection, size - _HEADER.size, into)
-            connection.sendall(b"\x01")
-
-
-def serve(address: str, idle_s: float, congestion: str) -> None:
-    """Answer one connection after the other; return after `idle_s` seconds without one. Prints `port N` when ready."""
-    into = memoryview(bytearray(1 << 18))
-    with socket.create_server((address, 0)) as server:
-        server.settimeout(idle_s)
-        print(f"port {server.getsockname()[1]}", flush=True)
-        while True:
-            try:
-                connection, _ = server.accept()
-            except TimeoutError:
-                return
-            with connection:
-                _settings(connection, congestion, idle_s)
-                try:
-                    _answer(connection, into)
-                except (Bad, OSError) as error:
-                    print(f"connection dropped: {error}", flush=True)
-
-
-def _message_s(connection: socket.socket, size_bytes: int) -> float:
-    """Seconds from handing over a message of `size_bytes`, header included, to the answer that it is there."""
-    message = _HEADER.pack(_MESSAGE, size_bytes) + bytes(size_bytes - _HEADER.size)
-    begun = time.monotonic()
-    connection.sendall(message)
-    if connection.recv(1) != b"\x01":
-        raise Bad("no answer to a message")
-    return time.monotonic() - begun
-
-
-def _stream(connection: socket.socket, size_bytes: int, limit_s: float) -> float:
+def _stream(connection: socket.socket, size_bytes: int, limit_s: float, skip_bytes: int) -> float:
     """Payload bit/s that the receiver saw of a transfer of `size_bytes`, cut off after `limit_s`."""
     connection.setsockopt(socket.IPPROTO_TCP, _TCP_NOTSENT_LOWAT, _UNSENT_BYTES)
-    connection.sendall(_HEADER.pack(_STREAM, _HEADER.size))
+    connection.sendall(HEADER.pack(STREAM, skip_bytes))
     chunk, end_s = bytes(_CHUNK_BYTES), time.monotonic() + limit_s
     while size_bytes > 0 and time.monotonic() < end_s:
         size_bytes -= connection.send(chunk[: min(size_bytes, _CHUNK_BYTES)])
     connection.shutdown(socket.SHUT_WR)
-    report = connection.recv(_REPORT.size, socket.MSG_WAITALL)
-    if len(report) != _REPORT.size:
-        raise Bad("no report on a stream")
-    counted, seconds = _REPORT.unpack(report)
+    counted, seconds = STREAM_REPORT.unpack(exactly(connection, STREAM_REPORT.size))
     return 8 * counted / seconds if seconds > 0 else 0.0
 
 
-def measure(wanted: argparse.Namespace) -> dict[str, object]:
-    """One row of raw numbers: `rtt_s` (list), `message_s` (size -> list of seconds), `goodput_bit_s`.
+def _train(controls: list[socket.socket], train: Train, grace_s: float) -> list[tuple[int, float]]:
+    """Send a train to every control connection's other end, in turn: what each one got, and how far apart."""
+    targets = []
+    for control in controls:
+        control.sendall(HEADER.pack(COUNT, train.count))
+    for control in controls:
+        targets.append((control.getpeername()[0], HEADER.unpack(exactly(control, HEADER.size))[1]))
+    with datagrams.opened(controls[0].getsockname()[0]) as end:
+        datagrams.send(end, targets, train)
+    for control in controls:
+        control.sendall(GRACE.pack(grace_s))
+    return [REPORT.unpack(exactly(control, REPORT.size)) for control in controls]
 
-    `wanted` holds address, port, messages (list of (size, repeats, gap_s)), pings, gap_s, stream_bytes, stream_s,
-    patience_s, congestion.
-    Sizes that do not fit in `patience_s` any more are left out. Raises OSError, Bad.
+
+def _connected(wanted: argparse.Namespace, address: str, port: str | int) -> socket.socket:
+    return connected((address, int(port)), wanted.congestion, wanted.connect_s, wanted.patience_s)
+
+
+def _plain_messages(wanted: argparse.Namespace, connection: socket.socket) -> dict[str, list[float]]:
+    """Seconds of every repeat; sizes that do not fit in `patience_s` any more are left out."""
+    end_s, times_s = time.monotonic() + wanted.patience_s, dict[str, list[float]]()
+    for want in wanted.messages:
+        for _ in range(want.repeats):
+            if time.monotonic() > end_s:
+                break
+            time.sleep(want.gap_s)  # the link's queue is empty by the answer; a bucket fills in this gap
+            times_s.setdefault(str(want.size_bytes), []).append(exchange(connection, want.size_bytes)[0])
+    return times_s
+
+
+def _whole_messages(wanted: argparse.Namespace) -> tuple[dict[str, list[float]], dict[str, str]]:
+    """Seconds of the repeats that lost nothing, and for each size without any the reason."""
+    times_s, reasons = dict[str, list[float]](), dict[str, str]()
+    line = Line((wanted.address, wanted.port), wanted.window_bytes, wanted.connect_s, wanted.patience_s)
+    try:
+        for want in wanted.messages:
+            found, why = line.times_s(want)
+            if found:
+                times_s[str(want.size_bytes)] = found
+            else:
+                reasons[str(want.size_bytes)] = why
+    finally:
+        line.close()
+    return times_s, reasons
+
+
+def measure(wanted: argparse.Namespace) -> dict[str, object]:
+    """One row of raw numbers: `rtt_s` (list), `message_s` (size -> list of seconds), `missing` (size -> why it has
+    none), `goodput_bit_s`, `arrived` (datagrams of `loss` that did), `spacing_s` (of each train).
+
+    `wanted` holds address, port, messages, window_bytes (0: every repeat counts), stream_bytes, stream_s, skip_bytes,
+    loss (Train or None), train (list of Train), grace_s, connect_s, patience_s, congestion. Raises OSError, Bad.
     """
-    end_s = time.monotonic() + wanted.patience_s
-    with socket.create_connection((wanted.address, wanted.port), timeout=_CONNECT_S) as connection:
-        _settings(connection, wanted.congestion, wanted.patience_s)
-        message_s: dict[str, list[float]] = {}
-        for size, repeats, gap_s in [(_RTT_BYTES, wanted.pings, wanted.gap_s), *wanted.messages]:
-            for _ in range(repeats):
-                if time.monotonic() > end_s:
-                    break
-                time.sleep(gap_s)  # the link's queue is empty by the answer; a bucket fills in this gap
-                message_s.setdefault(str(size), []).append(_message_s(connection, size))
-        rtt_s = message_s.pop(str(_RTT_BYTES), [])
-        goodput_bit_s = _stream(connection, wanted.stream_bytes, wanted.stream_s)
-    return {"rtt_s": rtt_s, "message_s": message_s, "goodput_bit_s": goodput_bit_s}
+    missing: dict[str, str] = {}
+    with _connected(wanted, wanted.address, wanted.port) as connection:
+        if wanted.window_bytes:
+            message_s, missing = _whole_messages(wanted)
+        else:
+            message_s = _plain_messages(wanted, connection)
+        arrived = _train([connection], wanted.loss, wanted.grace_s)[0][0] if wanted.loss else 0
+        spacing_s = [_train([connection], train, wanted.grace_s)[0][1] for train in wanted.train]
+        goodput_bit_s = _stream(connection, wanted.stream_bytes, wanted.stream_s, wanted.skip_bytes)
+    found = {"rtt_s": message_s.pop(str(RTT_BYTES), []), "message_s": message_s, "missing": missing}
+    return found | {"goodput_bit_s": goodput_bit_s, "arrived": arrived, "spacing_s": spacing_s}
 
 
 def fan(wanted: argparse.Namespace) -> dict[str, list[float]]:
     """Seconds to send a message to every peer at once (`push_s`) and to be sent one by every peer at once (`pull_s`).
 
     Shows the rate of this host's own link alone, which a message to one peer cannot: the next link may hide it.
-    `wanted` holds peer (list of (address, port)), size_bytes, repeats, gap_s, patience_s, congestion.
+    `wanted` holds peer (list of (address, port)), size_bytes, repeats, gap_s, patience_s, connect_s, congestion.
     Raises OSError, Bad.
     """
     into = memoryview(bytearray(wanted.size_bytes))
-    message = _HEADER.pack(_MESSAGE, wanted.size_bytes) + bytes(wanted.size_bytes - _HEADER.size)
+    message = HEADER.pack(MESSAGE, wanted.size_bytes) + bytes(wanted.size_bytes - HEADER.size)
     times_s: dict[str, list[float]] = {"push_s": [], "pull_s": []}
     with ExitStack() as closing:
-        peers = [
-            closing.enter_context(socket.create_connection((address, int(port)), timeout=_CONNECT_S))
-            for address, port in wanted.peer
-        ]
-        for peer in peers:
-            _settings(peer, wanted.congestion, wanted.patience_s)
+        peers = [closing.enter_context(_connected(wanted, *peer)) for peer in wanted.peer]
         for what, words, answer_bytes in (
             ("push_s", message, 1),
-            ("pull_s", _HEADER.pack(_PULL, wanted.size_bytes), wanted.size_bytes),
+            ("pull_s", HEADER.pack(PULL, wanted.size_bytes), wanted.size_bytes),
         ):
             for _ in range(wanted.repeats):
                 time.sleep(wanted.gap_s)
@@ -173,37 +140,76 @@ def fan(wanted: argparse.Namespace) -> dict[str, list[float]]:
                 for peer in peers:
                     peer.sendall(words)
                 for peer in peers:
-                    _discard(peer, answer_bytes, into)
+                    discard(peer, answer_bytes, into)
                 times_s[what].append(time.monotonic() - begun)
     return times_s
 
 
-def _message(text: str) -> tuple[int, int, float]:
-    size, repeats, gap_s = text.split(":")
-    if not _HEADER.size <= int(size) <= _LONGEST_BYTES or int(size) == _RTT_BYTES:
-        raise argparse.ArgumentTypeError(f"{size}: a message has {_RTT_BYTES + 1} to {_LONGEST_BYTES} bytes")
-    return int(size), int(repeats), float(gap_s)
+def trains(wanted: argparse.Namespace) -> dict[str, list[list[float]]]:
+    """What `fan` shows, with trains of datagrams, where messages may be lost: seconds between two numbers at every peer
+    (`push`), and of every peer here (`pull`; [] where their trains did not meet), a list per train.
+
+    `wanted` holds peer, push and pull (lists of Train), grace_s, patience_s, connect_s, congestion.
+    Raises OSError, Bad.
+    """
+    pulled = []
+    with ExitStack() as closing:
+        peers = [closing.enter_context(_connected(wanted, *peer)) for peer in wanted.peer]
+        pushed = [[spacing_s for _, spacing_s in _train(peers, train, wanted.grace_s)] for train in wanted.push]
+        for train in wanted.pull:
+            with datagrams.opened(peers[0].getsockname()[0]) as end:
+                for peer in peers:
+                    peer.sendall(HEADER.pack(SEND, end.getsockname()[1]) + train.pack())
+                found = datagrams.collect(end, [], len(peers) * train.count, train.seconds + wanted.grace_s)
+            for peer in peers:
+                exactly(peer, 1)
+            together = datagrams.overlapping(list(found.values())) if len(found) == len(peers) else []
+            pulled.append([datagrams.spacing_s(arrivals) for arrivals in together if arrivals])
+    return {"push": pushed, "pull": pulled}
+
+
+def _message(text: str) -> Repeats:
+    size, repeats, gap_s, *more = text.split(":")
+    if not RTT_BYTES <= int(size) <= LONGEST_BYTES:
+        raise argparse.ArgumentTypeError(f"{size}: a message has {RTT_BYTES} to {LONGEST_BYTES} bytes")
+    if more:
+        return Repeats(int(size), int(repeats), float(gap_s), int(more[0]), float(more[1]))
+    return Repeats(int(size), int(repeats), float(gap_s))
+
+
+def _a_train(text: str) -> Train:
+    count, size_bytes, spacing_s, head = text.split(":")
+    return Train(int(count), int(size_bytes), float(spacing_s), int(head))
 
 
 def _arguments(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m runtime.echo", description=__doc__)
     verbs = parser.add_subparsers(dest="verb", required=True)
-    serving, measuring, fanning = (verbs.add_parser(verb) for verb in ("serve", "measure", "fan"))
+    serving, measuring, fanning, training = (verbs.add_parser(verb) for verb in ("serve", "measure", "fan", "trains"))
     serving.add_argument("address")
     serving.add_argument("--idle-s", type=float, default=60.0)
     measuring.add_argument("address")
     measuring.add_argument("port", type=int)
-    measuring.add_argument("--messages", type=_message, nargs="*", default=[], metavar="SIZE:REPEATS:GAP_S")
-    measuring.add_argument("--pings", type=int, default=10)
+    messages = "SIZE:REPEATS:GAP_S[:WINDOW_BYTES:BUDGET_S]"
+    measuring.add_argument("--messages", type=_message, nargs="*", default=[], metavar=messages)
+    measuring.add_argument("--window-bytes", type=int, default=0)
     measuring.add_argument("--stream-bytes", type=int, default=1_000_000)
     measuring.add_argument("--stream-s", type=float, default=2.0)
-    fanning.add_argument("--peer", nargs=2, action="append", required=True, metavar=("ADDRESS", "PORT"))
+    measuring.add_argument("--skip-bytes", type=int, default=0)
+    measuring.add_argument("--loss", type=_a_train, metavar="COUNT:SIZE:SPACING_S:HEAD")
     fanning.add_argument("--size-bytes", type=int, default=16000)
     fanning.add_argument("--repeats", type=int, default=5)
-    for verb in (measuring, fanning):
-        verb.add_argument("--gap-s", type=float, default=0.005)
+    fanning.add_argument("--gap-s", type=float, default=0.005)
+    for verb, names in ((measuring, ["--train"]), (training, ["--push", "--pull"])):
+        verb.add_argument("--grace-s", type=float, default=0.2)
+        for name in names:
+            verb.add_argument(name, type=_a_train, nargs="*", default=[], metavar="COUNT:SIZE:SPACING_S:HEAD")
+    for verb in (fanning, training):
+        verb.add_argument("--peer", nargs=2, action="append", required=True, metavar=("ADDRESS", "PORT"))
+    for verb in (measuring, fanning, training):
+        verb.add_argument("--connect-s", type=float, default=3.0)
         verb.add_argument("--patience-s", type=float, default=20.0)
-    for verb in (serving, measuring, fanning):
+    for verb in (serving, measuring, fanning, training):
         verb.add_argument("--congestion", default="cubic")
     return parser.parse_args(argv)
 
@@ -215,7 +221,7 @@ def main(argv: list[str]) -> int:
         if wanted.verb == "serve":
             serve(wanted.address, wanted.idle_s, wanted.congestion)
         else:
-            print(json.dumps(measure(wanted) if wanted.verb == "measure" else fan(wanted)), flush=True)
+            print(json.dumps({"measure": measure, "fan": fan, "trains": trains}[wanted.verb](wanted)), flush=True)
     except (Bad, OSError) as error:
         print(f"{wanted.verb}: {error}", file=sys.stderr)
         return 1

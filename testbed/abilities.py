@@ -16,11 +16,35 @@ _LIMIT_S = 10.0
 _QDISC = ("tc", "qdisc", "add", "dev", "lo")
 PROBES: Mapping[str, tuple[str, ...]] = {
     "tbf": (*_QDISC, "root", "tbf", "rate", "10mbit", "burst", "1600", "limit", "65536", "overhead", "24"),
-    "netem": (*_QDISC, "root", "netem", "rate", "10mbit", "24", "limit", "100"),
+    "netem": (
+        *_QDISC,
+        "root",
+        "netem",
+        "rate",
+        "10mbit",
+        "24",
+        "limit",
+        "100",
+        "loss",
+        "gemodel",
+        "1%",
+        "30%",
+        "90%",
+        "1%",
+    ),
     "veth": ("ip", "link", "add", "tbprobe0", "type", "veth", "peer", "name", "tbprobe1"),
     "bridge": ("ip", "link", "add", "tbprobe0", "type", "bridge"),
     "gso_max_segs": ("ip", "link", "set", "dev", "lo", "gso_max_segs", "1"),
+    "tap": ("ip", "tuntap", "add", "dev", "tbprobe0", "mode", "tap"),
+    # tc and kernels before 2023 take no seed: the former refuse it, the latter ignore it.
+    "netem_seed": (
+        "sh",
+        "-c",
+        f"{' '.join(_QDISC)} root netem loss 1% seed 7 && tc qdisc show dev lo | grep -q 'seed 7'",
+    ),
+    "fifo": ("chrt", "--fifo", "1", "true"),
 }
+_SHAPERS = {"netem": "netem", "tbf": "tbf", "relay": "tap"}  # what each cannot do without
 _NETFILTER_ON_BRIDGES = Path("/proc/sys/net/bridge/bridge-nf-call-iptables")
 # Debian keeps ip, tc and brctl in folders that su, cron and others leave out of PATH. Mininet and the devices call them
 # by name from processes of their own, so it is not enough that we know where they are.
@@ -65,9 +89,15 @@ def works(ability: str) -> bool | None:
     return why_not(ability) is None if is_root() else None
 
 
-def qdisc_works(kind: str) -> bool:
-    """Whether the kernel has this qdisc: "tbf", "netem". False when it cannot be tried."""
-    return works(kind) is True
+def shaper_why_not(shaper: str) -> str | None:
+    """None if this machine has the shaper, one of shape.SHAPERS, else why not, also when it cannot be tried."""
+    return why_not(_SHAPERS[shaper]) if is_root() else "only root can try it"
+
+
+def forget() -> None:
+    """The machine may have changed: try everything anew when asked next."""
+    why_not.cache_clear()
+    ovs_works.cache_clear()
 
 
 @lru_cache

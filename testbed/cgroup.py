@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from testbed.hosts import HostError
@@ -20,12 +20,21 @@ ENTER = "import os,sys\nfor f in sys.argv[1].split(':'):\n open(f,'w').write('0'
 
 @dataclass(frozen=True)
 class Hierarchy:
-    """Where cgroups are made. tracks: the tree that lists processes; cpu, memory: trees with that controller."""
+    """Where cgroups are made. tracks: the tree that lists processes; cpu, memory: trees with that controller.
+
+    real_time: a tree that lists processes and lets them be real-time; the cpu tree of version 1 does not.
+    """
 
     version: int
     tracks: Path
     cpu: Path | None
     memory: Path | None
+    real_time: Path | None = None
+
+    @property
+    def for_real_time(self) -> Hierarchy:
+        """The same, for groups without a limit whose processes are to be real-time."""
+        return replace(self, tracks=self.real_time or self.tracks)
 
 
 def find(mounts: Path = Path("/proc/self/mounts")) -> Hierarchy:
@@ -40,12 +49,13 @@ def find(mounts: Path = Path("/proc/self/mounts")) -> Hierarchy:
         elif kind == "cgroup2" and unified is None:
             unified = Path(place)
     if "cpu" in first:
-        return Hierarchy(1, first["cpu"], first["cpu"], first.get("memory"))
+        other = next((place for place in first.values() if place != first["cpu"]), None)
+        return Hierarchy(1, first["cpu"], first["cpu"], first.get("memory"), first.get("pids", other))
     if unified is None:
         raise HostError("cgroups: none mounted, neither version 1 with the cpu controller nor version 2")
     able = (unified / "cgroup.controllers").read_text().split()
     cpu, memory = (unified if controller in able else None for controller in ("cpu", "memory"))
-    return Hierarchy(2, unified, cpu, memory)
+    return Hierarchy(2, unified, cpu, memory, unified)
 
 
 @dataclass(frozen=True)
@@ -81,8 +91,19 @@ class Group:
             except OSError as error:
                 raise HostError(f"cgroup {folder}: {error.strerror}") from error
         if self.memory_bytes is not None:
-            file = "memory.max" if self.hierarchy.version == 2 else "memory.limit_in_bytes"
-            _write(self.folders()[-1] / file, str(self.memory_bytes))
+            self._limit_memory(str(self.memory_bytes))
+
+    def _limit_memory(self, size: str) -> None:
+        """Swap counts, too: a device that is over its memory is to fail, not to become slow."""
+        folder = self.folders()[-1]
+        if self.hierarchy.version == 2:
+            _write(folder / "memory.max", size)
+            swap, most = folder / "memory.swap.max", "0"
+        else:
+            _write(folder / "memory.limit_in_bytes", size)
+            swap, most = folder / "memory.memsw.limit_in_bytes", size  # of both together
+        if swap.exists():
+            _write(swap, most)
 
     def _delegate(self, parent: Path) -> None:
         """Version 2: a child has a controller if every level above says so. Not taken back: others may use it."""
@@ -114,14 +135,17 @@ class Group:
         """Seconds that its threads were held back, from cpu.stat; None without a share. Raises HostError."""
         if self.cpu is None:
             return None
-        file = self.folders()[0] / "cpu.stat"
-        try:
-            values = dict(line.split() for line in file.read_text().splitlines())
-        except OSError as error:
-            raise HostError(f"cgroup {file}: {error.strerror}") from error
+        values = _table(self.folders()[0] / "cpu.stat")
         if self.hierarchy.version == 2:
             return int(values.get("throttled_usec", 0)) / 1e6
         return int(values["throttled_time"]) / 1e9
+
+    def killed_for_memory(self) -> int:
+        """How many of its processes were killed for being over its memory; 0 without a limit. Raises HostError."""
+        if self.memory_bytes is None:
+            return 0
+        file = "memory.events" if self.hierarchy.version == 2 else "memory.oom_control"
+        return int(_table(self.folders()[-1] / file).get("oom_kill", 0))
 
 
 def why_not(hierarchy: Hierarchy, tree: Path, controller: str | None = None) -> str | None:
@@ -183,6 +207,14 @@ def remove(folder: Path) -> bool:
             else:
                 break
     return True
+
+
+def _table(file: Path) -> dict[str, str]:
+    """A file of lines `name value`. Raises HostError."""
+    try:
+        return dict(line.split() for line in file.read_text().splitlines())
+    except OSError as error:
+        raise HostError(f"cgroup {file}: {error.strerror}") from error
 
 
 def _write(file: Path, value: str) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
+from collections.abc import Sequence
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -11,13 +13,15 @@ from typing import Any
 from runtime import families, methods
 from runtime.errors import BadModel
 from runtime.shape import Shape, grid, is_strip
-from testbed import schema
+from testbed import cables, envelope, schema
 from testbed.door import settled
 from testbed.draw import draw
+from testbed.envelope import SHAPERS, Unfit
 from testbed.schema import Draft
-from testbed.shape import refusal
-from testbed.topology import Topology, TopologyError
+from testbed.topology import Lane, RunSpec, Switch, Topology, TopologyError
 from testbed.yamlfile import Place
+
+DIAGRAMS = {".svg": "svg", ".mmd": "mermaid"}  # functions of testbed.diagram
 
 
 def problems(path: str | Path) -> list[str]:
@@ -44,7 +48,25 @@ def check(path: str | Path) -> str:
     """The drawing of a sound file and what would run on it. Raises TopologyError with all problems."""
     topology = load(path)
     shape = families.describe(topology.run.model, topology.run.weights)
-    return f"{draw(topology)}\n\n{_run(topology, shape)}"
+    return "\n".join([draw(topology), "", *_shapers(topology), *_run(topology, shape)])
+
+
+def draw_to(path: str | Path, target: str | Path) -> None:
+    """Write a sound file's network as a picture, `target` ends in .svg, or as Mermaid, .mmd; what is there is replaced.
+
+    Raises TopologyError with all problems of the file, or one line about `target`.
+    """
+    target = Path(target)
+    if target.suffix not in DIAGRAMS:
+        raise TopologyError([f"{target}: a drawing ends in {' or '.join(DIAGRAMS)}"])
+    topology = load(path)
+    from testbed import diagram  # networkx takes a while to import: only those who want a picture pay
+
+    text: str = getattr(diagram, DIAGRAMS[target.suffix])(topology)
+    try:
+        target.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise TopologyError([f"{target}: cannot be written: {error.strerror}"]) from error
 
 
 def _examined(path: str | Path) -> Draft:
@@ -84,15 +106,43 @@ def _said(draft: Draft, key: str, default: Any = None) -> Any:
 
 
 def _refuse_links(draft: Draft) -> Draft:
-    """What no shaper makes of a link is a problem where it is written: once if that is in the defaults."""
-    for index, link in draft.links.items():
-        for quantity, allowed in refusal(link).items():
-            place: Place = ("links", index, quantity)
-            if draft.document.at(place, None) is None:
-                place = ("defaults", "link", quantity)
-            if not draft.document.wrong(*place):
-                draft.document.problem(place, allowed, draft.document.at(place, None))
+    """What no shaper makes of a network is a problem where it is written: once if that is in the defaults."""
+    for unfit in _refusals(draft):
+        place = _place(draft, unfit)
+        if not draft.document.wrong(*place):
+            value = draft.document.at(place, None)
+            draft.document.problem(place, unfit.text, *([] if value is None or unfit.where == "" else [value]))
     return draft
+
+
+def _refusals(draft: Draft) -> list[Unfit]:
+    """Of the whole if it is sound; else of each link that is, and of the media that these are joined to."""
+    if draft.topology is not None:
+        return envelope.refusal(draft.topology)
+    if draft.document.at(("backend",), None) == "local":
+        return []  # it has no links: the file was told so
+    media: dict[str, Switch] = {}
+    for link in draft.links.values():
+        for node, into, out in ((link.b, link.up, link.down), (link.a, link.down, link.up)):
+            if math.isinf(out.rate_bit_s):
+                media[node] = Switch(node, "shared", into.rate_bit_s)
+    alone = Topology("", "mininet", (), tuple(media.values()), (), RunSpec("", ""))
+    found = [unfit for index, link in draft.links.items() for unfit in envelope.link_refusal(index, link, media)]
+    return [*envelope.refusal(alone), *found]
+
+
+def _place(draft: Draft, unfit: Unfit) -> Place:
+    """Where the file says what cannot be done: at the link, in the defaults, or where the network is made by name."""
+    document = draft.document
+    if isinstance(unfit.where, int):
+        written = cables.written(document, unfit.where, unfit.direction, unfit.key)
+        return written or ("links", unfit.where, *filter(None, (unfit.direction, unfit.key)))
+    if unfit.where:
+        return ("switches", unfit.where, unfit.key)
+    section, _, index = unfit.key.removesuffix("]").partition("[")
+    if section == "links" and "topology" in document.value:
+        return ("topology",)
+    return (section, int(index)) if index else (section,)
 
 
 def _examine_inputs(draft: Draft, shape: Shape) -> None:
@@ -135,17 +185,39 @@ def _examine_methods(draft: Draft, shape: Shape) -> None:
             draft.document.problem(("run", "methods", index), why, spec.label)
 
 
-def _run(topology: Topology, shape: Shape) -> str:
+def _shapers(topology: Topology) -> list[str]:
+    """What the links need, and who could make them, on a machine that has it."""
+    if not topology.links:
+        return []
+    needs = list(
+        dict.fromkeys(key for link in topology.links for lane in (link.up, link.down) for key in _beyond(lane))
+    )
+    needs += ["a shared medium"] if envelope.shared_media(topology) else []
+    needs += ["events"] if any(event.kind != "kill" for event in topology.events) else []
+    able = [shaper for shaper in SHAPERS if not envelope.unfit(topology, shaper)]
+    relay = [f"        not relay: {unfit.text}" for unfit in envelope.unfit(topology, "relay")]
+    return [f"shaper  needs {_listed(needs, 'and') or 'rates and queues only'}: {_listed(able, 'or')}", *relay]
+
+
+def _beyond(lane: Lane) -> list[str]:
+    traced = ["a rate that changes"] if lane.trace is not None else []
+    return [*envelope.beyond_rate(lane), *traced]
+
+
+def _listed(words: Sequence[str], last: str) -> str:
+    """ "delay, jitter and loss"."""
+    return f" {last} ".join(filter(None, [", ".join(words[:-1]), *words[-1:]]))
+
+
+def _run(topology: Topology, shape: Shape) -> list[str]:
     run = topology.run
     size = f"{shape.family}, {shape.layers} layers of width {shape.width}, {shape.heads} heads"
     labels = ", ".join(spec.label for spec in run.methods)
-    return "\n".join(
-        [
-            f"model   {run.model} ({size}), {run.weights} weights, {run.tokens} tokens, requests enter at {run.source}",
-            f"methods {labels}",
-            f"        up to {run.repeats} requests each, within {run.budget_s:g} s",
-        ]
-    )
+    return [
+        f"model   {run.model} ({size}), {run.weights} weights, {run.tokens} tokens, requests enter at {run.source}",
+        f"methods {labels}",
+        f"        up to {run.repeats} requests each, within {run.budget_s:g} s",
+    ]
 
 
 if __name__ == "__main__":

@@ -2,7 +2,8 @@
 
 Help answers at once: what a subcommand needs is imported when it runs.
 Exit status: 0 good, 1 a method failed (or, of doctor, something is missing), 2 bad input, 3 the network is not the
-declared one or could not be made or removed, 130 interrupted.
+declared one (before the run: nothing ran; after it: what ran is not valid) or could not be made or removed, 4 degraded:
+the network was the declared one, but was not emulated exactly, 130 interrupted. Of several the first of 3, 1, 4 holds.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Annotated, NoReturn
 import typer
 
 BAD_INPUT, NO_NETWORK = 2, 3
+AS_TEXT = "-"  # what --draw without a file stands for
 app = typer.Typer(
     help="Run one Transformer over several devices on a declared network, and measure it.",
     no_args_is_help=True,
@@ -24,6 +26,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 TopologyFile = Annotated[Path, typer.Argument(metavar="FILE", help="A topology file, e.g. topologies/local2.yaml.")]
+Shaper = Annotated[
+    str | None, typer.Option(metavar="NAME", help="netem, tbf or relay [default: the best that this kernel has].")
+]
 
 
 @app.command()
@@ -32,33 +37,70 @@ def run(
     out: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Run folder, new or empty [default: runs/<name>/<UTC time>].")
     ] = None,
+    shaper: Shaper = None,
 ) -> None:
-    """Build the network of FILE, run its methods, save records and print the table."""
+    """Build the network of FILE, prove its links, run its methods, prove the links again, save and print the table.
+
+    Exit 0 good, 1 a method failed, 2 bad input, 3 not the declared network, 4 degraded, 130 interrupted.
+    """
     with _one_line_each():
         from testbed import experiment
 
-        code: int = experiment.execute(_readable(file), out)
+        code: int = experiment.execute(_readable(file), out, _known(shaper))
     raise typer.Exit(code)
 
 
 @app.command()
-def check(file: TopologyFile) -> None:
+def probe(file: TopologyFile, shaper: Shaper = None) -> None:
+    """Build the network of FILE and print what its links do beside what is declared; nothing else runs.
+
+    Exit 0 as declared, 2 bad input, 3 not the declared network, 4 degraded.
+    """
+    with _one_line_each():
+        from testbed import check, doctor
+        from testbed import probe as module
+        from testbed.topology import TopologyError
+
+        shaper = _known(shaper)
+        refusals = doctor.problems(check.makeable(_readable(file)), file, shaper)
+        if refusals:
+            raise TopologyError(refusals)
+        code: int = module.main(file, shaper, typer.echo)
+    raise typer.Exit(code)
+
+
+@app.command()
+def check(
+    file: TopologyFile,
+    draw: Annotated[
+        str | None,
+        typer.Option(
+            metavar="[PATH]", help="Draw into PATH.svg or PATH.mmd (Mermaid); without PATH as text, as always."
+        ),
+    ] = None,
+) -> None:
     """Validate FILE and draw what it implies, without root."""
     with _one_line_each():
         from testbed import check as module
 
+        if draw is not None and draw != AS_TEXT:
+            module.draw_to(_readable(file), draw)
         typer.echo(module.check(_readable(file)))
 
 
 @app.command()
 def doctor(
     file: Annotated[Path | None, typer.Argument(metavar="[FILE]", help="A topology that is to run here.")] = None,
+    fix: Annotated[bool, typer.Option("--fix", help="Offer to mend what can be mended.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="With --fix: mend it without asking.")] = False,
 ) -> None:
     """Say what this machine can do, what is missing and how to get it."""
     with _one_line_each():
         from testbed import doctor as module
 
-        code = module.main(file and _readable(file))
+        if yes and not fix:
+            _refuse(["--yes answers the questions of --fix: give both"])
+        code = module.main(file and _readable(file), fix, yes, typer.echo)
     raise typer.Exit(code)
 
 
@@ -85,8 +127,18 @@ def compare(runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="O
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:
     """Run the command line `argv` (default: this process's) and exit with its status."""
-    app(args=None if argv is None else list(argv), prog_name="testbed")
+    app(args=_words(sys.argv[1:] if argv is None else argv), prog_name="testbed")
     sys.exit(0)
+
+
+def _words(argv: Sequence[str]) -> list[str]:
+    """The command line with "-" behind every --draw that names no file: options of typer always have a value."""
+    words = list[str]()
+    for word, following in zip(argv, [*argv[1:], ""], strict=True):
+        words.append(word)
+        if word == "--draw" and (not following or following.startswith("-") or following.endswith((".yaml", ".yml"))):
+            words.append(AS_TEXT)
+    return words
 
 
 @contextmanager
@@ -94,6 +146,7 @@ def _one_line_each() -> Iterator[None]:
     """Mistakes and machines that cannot, as lines on stderr, never a traceback: exit 2, or 3 for the network."""
     from runtime.errors import RuntimeFault
     from testbed.hosts import HostError
+    from testbed.shape import NoShaper
     from testbed.store import StoreError
     from testbed.topology import TopologyError
 
@@ -103,7 +156,7 @@ def _one_line_each() -> Iterator[None]:
         _refuse(error.problems)
     except (StoreError, RuntimeFault) as error:
         _refuse([str(error)])
-    except HostError as error:
+    except (HostError, NoShaper) as error:
         _refuse([str(error)], NO_NETWORK)
 
 
@@ -111,6 +164,16 @@ def _refuse(lines: Sequence[str], code: int = BAD_INPUT) -> NoReturn:
     for line in lines:
         typer.echo(line, err=True)
     raise typer.Exit(code)
+
+
+def _known(shaper: str | None) -> str | None:
+    """`shaper` if there is such a one; else one line and exit 2."""
+    from testbed.envelope import SHAPERS
+    from testbed.wiring import nearest
+
+    if shaper is not None and shaper not in SHAPERS:
+        _refuse([f"--shaper {shaper}: {nearest(shaper, SHAPERS)}there are: {', '.join(SHAPERS)}"])
+    return shaper
 
 
 def _readable(file: Path) -> Path:

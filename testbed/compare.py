@@ -11,13 +11,13 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from testbed import report, store
+from testbed import report, store, tables
 from testbed.notes import Note, notes
 from testbed.store import RunData
 from testbed.summary import summary
 
 # What a reader must know of any of the runs before comparing them; the rest is in each run's own report.
-ANNOUNCED = ("host-failed", "inexact", "not-finite", "payload", "leak", "local", "cut-off")
+ANNOUNCED = ("host-failed", "memory", "inexact", "not-finite", "payload", "leak", "local", "cut-off")
 GIVE_UP = (report.SENT, report.COMPUTE, report.WAITING, "n")
 
 
@@ -26,14 +26,14 @@ def compare(folders: Sequence[Path], console: Console) -> None:
     runs = [store.load(folder) for folder in folders]
     summaries = [summary(run) for run in runs]
     if len(runs) == 1:
-        report.render(summaries[0], runs[0].links, notes(summaries[0], runs[0]), console)
+        report.render(summaries[0], runs[0], notes(summaries[0], runs[0]), console)
         return
     _heads(runs, summaries, console)
-    report.print_table(_methods(summaries), console, GIVE_UP)
+    tables.print_table(_methods(summaries), console, GIVE_UP)
     console.print(Text("vs A: how many times as fast as A", "dim"))
     _announce(runs, summaries, console)
     for line in differences(runs) or ["nothing that was recorded"]:
-        report.print_wrapped("Differs: ", line, console)
+        tables.print_wrapped("Differs: ", line, console)
 
 
 def _heads(runs: Sequence[RunData], summaries: Sequence[Mapping[str, Any]], console: Console) -> None:
@@ -43,14 +43,15 @@ def _heads(runs: Sequence[RunData], summaries: Sequence[Mapping[str, Any]], cons
     for letter, run, one in zip(_letters(), runs, summaries, strict=False):
         weights = "untrained (random) weights" if one["untrained"] else f"{run.topology['run'].get('weights')} weights"
         line = f"{run.topology['name']}, {weights}, {run.manifest.get('started_utc')}, {run.path}"
-        report.print_wrapped(f"{letter}  ", line, console)
+        tables.print_wrapped(f"{letter}  ", line, console)
 
 
 def _announce(runs: Sequence[RunData], summaries: Sequence[Mapping[str, Any]], console: Console) -> None:
     """What went wrong, run by run, then the notes that matter, each with the runs that it is about."""
     announced: dict[Note, list[str]] = {}
     for letter, run, one in zip(_letters(), runs, summaries, strict=False):
-        for line in [*report.wrong_links(run.links), *report.reasons(one["methods"])]:
+        report.print_verdict(one["network"], console, f"{letter}  ")
+        for line in report.reasons(one["methods"]):
             console.print(Text(f"{letter}  {line}", "red"))
         for note in notes(one, run):
             if note.code in ANNOUNCED:
@@ -82,7 +83,7 @@ def differences(runs: Sequence[RunData]) -> list[str]:
 
 def _methods(summaries: Sequence[Mapping[str, Any]]) -> Table:
     """Rows grouped by method, in the order in which methods first appear."""
-    table = report.open_table(
+    table = tables.open_table(
         "method", "run", "n", "latency\n95 % CI", "vs\nA", report.COMPUTE, report.WAITING, report.SENT
     )
     table.add_column("fidelity", no_wrap=True)
@@ -114,10 +115,13 @@ def _settings(run: RunData) -> dict[str, str]:
         **{key: manifest.get(key) for key in ("versions", "machine", "sysctls", "seeds", "shaper")},
         "backend": topology.get("backend"),
         **{key: _named(topology.get(key) or {}) for key in ("hosts", "switches", "links")},
+        "events": topology.get("events"),
         "run": {key: value for key, value in topology["run"].items() if key != "methods"},
     }
     settings = dict(_flat("", parts))
     settings.pop("machine.load_1min", None)
+    if settings["events"] == "none":
+        del settings["events"]
     return settings
 
 
@@ -125,8 +129,14 @@ def _named(things: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> dict[str,
     """Hosts, switches or links by their name, a link by its ends, with the list of names in front."""
     if not isinstance(things, Mapping):
         links = [(" - ".join(sorted(link["between"].split(" - "))), link) for link in things]
-        things = {name: {k: v for k, v in link.items() if k != "between"} for name, link in links}
+        things = {name: _from_first(link, turned=name != link["between"]) for name, link in links}
     return {"": list(things), **things}
+
+
+def _from_first(link: Mapping[str, Any], turned: bool) -> dict[str, Any]:
+    """Settings of a link as seen from the end that its name begins with: `turned`, its directions change names."""
+    other = {"up": "down", "down": "up"} if turned else {}
+    return {other.get(key, key): value for key, value in link.items() if key != "between"}
 
 
 def _flat(name: str, value: Any) -> Iterator[tuple[str, str]]:

@@ -35,12 +35,17 @@ class ControlError(HostError):
 class Control:
     """A Ray cluster that is up; makes one actor per host and ends it."""
 
-    def __init__(self, ray: Any, nodes: Mapping[str, Popen[bytes]]) -> None:
+    def __init__(self, ray: Any, nodes: Mapping[str, Popen[bytes]], up_s: float) -> None:
         self._ray, self._nodes = ray, nodes
+        self.up_s = up_s  # seconds that Ray took to come up, head and nodes
 
     def node_lives(self, host: str) -> bool:
         """Whether the Ray node of a host still runs; without it no device of that host can be started or asked."""
         return self._nodes[host].poll() is None
+
+    def leaders(self) -> dict[str, int]:
+        """The first process of every Ray node, "control" being the head's."""
+        return {name: process.pid for name, process in self._nodes.items()}
 
     def actor(self, station: Station) -> Any:
         """A device process on the host of `station`: a Ray handle to a `DeviceActor`."""
@@ -53,9 +58,18 @@ class Control:
         """Until all these calls of actors have returned. Raises what they raised."""
         self._ray.get(references)
 
+    def pids(self, actors: list[Any]) -> list[int]:
+        """Which processes these devices are. Waits until they have started."""
+        found: list[int] = self._ray.get([actor.__ray_call__.remote(_own_pid) for actor in actors])
+        return found
+
     def end(self, actor: Any) -> None:
         """End a device process; no-op if it is gone."""
         self._ray.kill(actor, no_restart=True)
+
+
+def _own_pid(_actor: DeviceActor) -> int:
+    return os.getpid()
 
 
 @contextmanager
@@ -64,13 +78,14 @@ def cluster(network: Network, log: Callable[[str], Path]) -> Iterator[Control]:
 
     The processes belong to the network, which ends them when it is taken down.
     """
+    began = time.monotonic()
     environment = _environment(network.directory)
     os.environ.update(environment)
     import ray  # only now: Ray reads its token's path once, when it is imported
 
     address, process = _head(network, log)
     environment = {**os.environ, **environment}
-    nodes = {}
+    nodes = {"control": process}
     for index, host in enumerate(network.hosts.values()):
         own = [f"--node-ip-address={host.control_address}", f"--temp-dir={_made(network.directory / f'r{index}')}"]
         mark = f"--resources={json.dumps({f'host:{host.name}': 1})}"
@@ -80,8 +95,14 @@ def cluster(network: Network, log: Callable[[str], Path]) -> Iterator[Control]:
         own_address = network.control_address
         ray.init(address, _node_ip_address=own_address, log_to_driver=False, logging_level="ERROR")
         wanted = {f"host:{name}" for name in network.hosts}
-        _await(lambda: wanted <= set(ray.cluster_resources()), {"control": process, **nodes}, log)
-        yield Control(ray, nodes)
+        _await(lambda: wanted <= set(ray.cluster_resources()), nodes, log)
+        yield Control(ray, nodes, time.monotonic() - began)
+    except ControlError:
+        over = [name for name, host in network.hosts.items() if host.killed_for_memory()]
+        if over:
+            words = f"{' and '.join(over)} went over the declared memory"
+            raise ControlError(f"{words}: the kernel ended a process of its Ray node, give it more") from None
+        raise
     finally:
         ray.shutdown()
 

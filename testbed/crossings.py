@@ -4,20 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from testbed.linetime import answers_of, medium_of
 from testbed.paths import Path, Unreachable, path
-from testbed.topology import MIN_QUEUE_BYTES, Topology
+from testbed.topology import MIN_QUEUE_BYTES, Link, Topology
 
 AT_ONCE = 2  # more would measure the cores, not the links
 AT_ONCE_BIT_S = 200e6  # likewise
+_ALIKE = 1.01  # rates within the accepted excess of each other
 
 
 def directions(over: Path) -> list[str]:
     """The hops of a path in words, "h1 -> s1" and so on."""
-    found, node = [], over.source
-    for link in over.links:
-        found.append(f"{node} -> {link.other(node)}")
-        node = link.other(node)
-    return found
+    return [hop.words for hop in over.hops]
 
 
 def _all_paths(topology: Topology) -> list[Path]:
@@ -33,28 +31,53 @@ def _all_paths(topology: Topology) -> list[Path]:
     return found
 
 
+def _shown(over: Path) -> set[tuple[str, str]]:
+    """What a measurement of this path tells: delay and loss of every direction, the rate of the slowest ones."""
+    slowest = [hop for hop in over.hops if hop.lane.rate_bit_s <= over.rate_bit_s * _ALIKE]
+    return {(hop.words, "crossed") for hop in over.hops} | {(hop.words, "rate") for hop in slowest}
+
+
+def _direct(over: Path, hosts: set[str]) -> bool:
+    """Whether no host forwards on this path or on its answers: the fewer links, the clearer which one is wrong."""
+    return not any(hop.receiver in hosts for hop in (*over.hops[:-1], *answers_of(over)[:-1]))
+
+
 def chosen_paths(topology: Topology) -> list[Path]:
-    """Few paths that together cross every direction of every link that any pair of hosts uses."""
-    candidates, covered, chosen = _all_paths(topology), set[str](), list[Path]()
-    while candidates:
-        best = max(candidates, key=lambda p: len(set(directions(p)) - covered))
-        if not set(directions(best)) - covered:
-            break
-        chosen.append(best)
-        covered |= set(directions(best))
+    """Few paths that together cross every direction of every link that any pair of hosts uses.
+
+    A direction is also the slowest of one of them, if it is that of any; paths on which hosts forward come last.
+    """
+    hosts = {host.name for host in topology.hosts}
+    everything = _all_paths(topology)
+    shown, chosen = set[tuple[str, str]](), list[Path]()
+    for candidates in ([over for over in everything if _direct(over, hosts)], everything):
+        tells = [_shown(over) for over in candidates]
+        while candidates:
+            best = max(range(len(candidates)), key=lambda i: len(tells[i] - shown))
+            if not tells[best] - shown:
+                break
+            chosen.append(candidates[best])
+            shown |= tells[best]
     return chosen
 
 
+def _touched(over: Path) -> set[Link | str]:
+    """Links and shared media that a measurement of this path uses, in any direction: answers travel back."""
+    hops = (*over.hops, *answers_of(over))
+    return {hop.link for hop in hops} | {medium for hop in hops if (medium := medium_of(hop))}
+
+
 def batches(paths: Iterable[Path]) -> list[list[Path]]:
-    """Groups of at most two paths that share no host and no link in any direction (answers travel back)."""
+    """Groups of at most two paths that share no host, no link in any direction, and no shared medium."""
     groups: list[list[Path]] = []
     for one in paths:
         for group in groups:
             apart = all(
-                {one.source, one.target}.isdisjoint((p.source, p.target)) and not set(one.links) & set(p.links)
-                for p in group
+                {one.source, one.target}.isdisjoint((other.source, other.target))
+                and _touched(one).isdisjoint(_touched(other))
+                for other in group
             )
-            rate_bit_s = sum(p.rate_bit_s for p in (one, *group))
+            rate_bit_s = sum(over.rate_bit_s for over in (one, *group))
             if apart and len(group) < AT_ONCE and rate_bit_s <= AT_ONCE_BIT_S:
                 group.append(one)
                 break
@@ -63,17 +86,31 @@ def batches(paths: Iterable[Path]) -> list[list[Path]]:
     return groups
 
 
-def chosen_fans(topology: Topology) -> list[tuple[Path, Path]]:
-    """For each host, two paths that share its own link and no other; none for hosts that have no such pair.
+def _links(over: Path) -> set[Link]:
+    return {hop.link for hop in (*over.hops, *answers_of(over))}
 
-    A path of two links of equal rate cannot show that one of them is too fast; two paths at once can.
+
+def _deep(over: Path) -> bool:
+    """Whether every queue there and back takes what two at once put into it."""
+    return all(hop.lane.queue_bytes >= MIN_QUEUE_BYTES for hop in (*over.hops, *answers_of(over)))
+
+
+def chosen_fans(topology: Topology) -> list[tuple[Path, Path]]:
+    """For each host and link of its own, two paths that share this link and no other; none where no such pair is.
+
+    A path of two links of equal rate cannot show that one of them is too fast; two paths at once can. Paths whose
+    answers come another way are left out.
     """
-    fans = []
+    fans: list[tuple[Path, Path]] = []
+    hosts = {host.name for host in topology.hosts}
+    everything = [over for over in _all_paths(topology) if len(over.hops) > 1 and _deep(over) and _direct(over, hosts)]
+    same_way = [over for over in everything if _links(over) == {hop.link for hop in over.hops}]
     for host in topology.hosts:
-        paths = [over for over in _all_paths(topology) if over.source == host.name and len(over.links) > 1]
-        pairs = [
-            (a, b) for i, a in enumerate(paths) for b in paths[i + 1 :] if set(a.links) & set(b.links) == {a.links[0]}
-        ]
-        queued = [pair for pair in pairs if all(link.queue_bytes >= MIN_QUEUE_BYTES for p in pair for link in p.links)]
-        fans += queued[:1]
+        first: dict[Link, tuple[Path, Path]] = {}
+        paths = [over for over in same_way if over.source == host.name]
+        for i, one in enumerate(paths):
+            for other in paths[i + 1 :]:
+                if _links(one) & _links(other) == {one.hops[0].link} == {other.hops[0].link}:
+                    first.setdefault(one.hops[0].link, (one, other))
+        fans += first.values()
     return fans

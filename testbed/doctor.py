@@ -15,45 +15,33 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Literal
 
-from testbed import abilities, cgroup, shape, yamlfile
+from testbed import abilities, cgroup, envelope, ledger, mend, shape
 from testbed.hosts import HostError
+from testbed.refusals import CGROUP_FIX, KERNEL_USES, PROGRAMS
+from testbed.refusals import problems as problems
+from testbed.refusals import refusal as refusal
 from testbed.topology import Topology
 from testbed.units import show_size
-from testbed.yamlfile import Place
 
 State = Literal["ok", "missing", "warn"]
 SETUP = "sudo make setup"
-_CGROUP_FIX = "mount them writable; in a container, start it with --privileged"
-PROGRAMS = {  # program -> Debian package; without these there is no network
-    "mnexec": "mininet",
-    "ip": "iproute2",
-    "tc": "iproute2",
-    "unshare": "util-linux",
-    "ethtool": "ethtool",
-    "ifconfig": "net-tools",
-    "brctl": "bridge-utils",
-}
 EXTRA_PROGRAMS = {"ping": "iputils-ping"}
 PACKAGES = ("torch", "ray", "transformers", "mininet", "pydantic", "scikit-learn")
-KERNEL_USES = {
-    "veth": "cables between hosts",
-    "bridge": "switches",
-    "gso_max_segs": "a message counts packet by packet",
-    "tbf": "rates",
-    "netem": "rates, better than tbf",
-}
+MODULES = {"veth": "veth", "bridge": "bridge", "netem": "sch_netem", "tbf": "sch_tbf", "relay": "tun"}
+TUN = Path("/dev/net/tun")
 MEMORY_PER_HOST_BYTES = 700 * 2**20  # a Ray node and a device process with its share of a small model
 FREE_TMP_BYTES = 2 * 2**30
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of the report; `fix` says what to do when the state is not ok."""
+    """One line of the report; `fix` says what to do when the state is not ok, `mend` is a command that does it."""
 
     name: str
     state: State
     detail: str
     fix: str = ""
+    mend: tuple[str, ...] = ()
 
     @property
     def line(self) -> str:
@@ -64,87 +52,16 @@ class Finding:
 
 def findings(topology: Topology | None = None) -> list[Finding]:
     """Everything looked at. With a topology of the local backend, what only an emulated network needs is no lack."""
-    network = [*_root(), *_programs(), *_kernel(), *_cgroup(), *_firewall()]
+    network = [*_root(), *_programs(topology), *_kernel(), *_shapers(topology), *_cgroup(), *_firewall()]
     if topology is not None and topology.backend == "local":
         network = [replace(found, state="warn") if found.state == "missing" else found for found in network]
-    found = [*network, *_cores(topology), *_memory(topology), *_packages(), *_ports(), *_tmp(), *_congestion()]
+    found = [*network, *_leftovers(), *_cores(topology), *_memory(topology)]
+    found += [*_packages(), *_ports(), *_tmp(), *_congestion()]
     if topology is not None:
         found += [Finding(topology.name, "missing", text) for text in refusal(topology)]
         if topology.backend == "mininet" and not abilities.is_root():
             found.append(Finding(topology.name, "warn", "what the kernel can shape is unknown", "run as root"))
     return found
-
-
-def problems(topology: Topology, path: str | Path) -> list[str]:
-    """Why this machine cannot be the network of `topology`, loaded from `path`: full lines, `file:line key: why`."""
-    document = yamlfile.read(Path(path))
-    for place, text in _refusals(topology):
-        document.problem(place, text)
-    return document.problems
-
-
-def refusal(topology: Topology) -> list[str]:
-    """The same without file and line: one text each, none when it can. Nothing is left behind on the machine."""
-    return [f"{yamlfile.dotted(place)}: {text}" for place, text in _refusals(topology)]
-
-
-def _refusals(topology: Topology) -> list[tuple[Place, str]]:
-    """What no program or kernel here can do is refused, never ignored. What none can do anywhere is `check`'s."""
-    if topology.backend == "local":
-        return []
-    machine = [*_program_refusals(), *_kernel_refusals(topology)]
-    found: list[tuple[Place, str]] = [(("backend",), text) for text in machine]
-    if abilities.is_root() and any(switch.kind == "ovs" for switch in topology.switches) and not abilities.ovs_works():
-        found.append((("switches",), "type ovs needs a running Open vSwitch (`ovs-vsctl show` fails): use type bridge"))
-    return found + [(("hosts",), text) for text in _share_refusals(topology)]
-
-
-def _share_refusals(topology: Topology) -> Iterator[str]:
-    if not abilities.is_root():
-        return
-    try:
-        hierarchy = cgroup.find()
-    except HostError as error:
-        yield str(error)
-        return
-    why = cgroup.why_not(hierarchy, hierarchy.tracks)
-    if why is not None:
-        yield f"each needs a cgroup, and none can be made ({why}): {_CGROUP_FIX}"
-        return
-    cpu_asked = any(host.cpu is not None for host in topology.hosts)
-    asked = {"cpu": cpu_asked, "memory": any(host.memory_bytes is not None for host in topology.hosts)}
-    for controller, tree in (("cpu", hierarchy.cpu), ("memory", hierarchy.memory)):
-        if not asked[controller]:
-            continue
-        why = "there is none" if tree is None else cgroup.why_not(hierarchy, tree, controller)
-        if why is not None:
-            yield f"{controller} needs a cgroup controller that can be used ({why}): leave {controller} out"
-
-
-def _shaper() -> str | None:
-    try:
-        return shape.choose()
-    except shape.NoShaper:
-        return None
-
-
-def _program_refusals() -> Iterator[str]:
-    if not abilities.is_root():
-        yield "mininet makes network namespaces and needs root: use sudo, or a file with backend: local"
-    for program, package in PROGRAMS.items():
-        if abilities.program(program) is None:
-            yield f"mininet needs the program {program}: sudo apt-get install {package}"
-
-
-def _kernel_refusals(topology: Topology) -> Iterator[str]:
-    if not abilities.is_root() or not topology.links:
-        return
-    for kind in ("veth", "gso_max_segs", "bridge"):
-        why = abilities.why_not(kind)
-        if why is not None:
-            yield f"this kernel cannot do {kind} ({KERNEL_USES[kind]}): {why}"
-    if _shaper() is None:
-        yield "this kernel has neither tbf nor netem: no rate can be kept"
 
 
 def _root() -> Iterator[Finding]:
@@ -154,33 +71,98 @@ def _root() -> Iterator[Finding]:
         yield Finding("root", "missing", "backend mininet needs it, backend local does not", "use sudo")
 
 
-def _programs() -> Iterator[Finding]:
+def _install(package: str) -> tuple[str, ...]:
+    """The command that installs a Debian package; () where there is none."""
+    able = abilities.is_root() and abilities.program("apt-get") is not None
+    return ("apt-get", "install", "--yes", "--no-install-recommends", package) if able else ()
+
+
+def _programs(topology: Topology | None) -> Iterator[Finding]:
     for program, package in (PROGRAMS | EXTRA_PROGRAMS).items():
         where = abilities.program(program)
         state: State = "ok" if where else "missing" if program in PROGRAMS else "warn"
-        yield Finding(program, state, where or f"not in PATH (Debian package {package})", SETUP)
+        detail = where or f"not in PATH (Debian package {package})"
+        yield Finding(program, state, detail, SETUP, () if where else _install(package))
     if abilities.ovs_works():
         yield Finding("ovs-vsctl", "ok", "switches of type ovs work")
     else:
-        yield Finding("ovs-vsctl", "warn", "only for switches of type ovs", "apt-get install openvswitch-switch")
+        package = "openvswitch-switch"
+        asked = topology is not None and any(switch.kind == "ovs" for switch in topology.switches)
+        wanted = asked and abilities.program("ovs-vsctl") is None
+        mend = _install(package) if wanted else ()
+        yield Finding("ovs-vsctl", "warn", "only for switches of type ovs", f"apt-get install {package}", mend)
+
+
+def _load(ability: str) -> tuple[str, ...]:
+    """The command after which the kernel may have an ability; () where there is none."""
+    if ability == "relay" and not TUN.exists() and abilities.is_root():
+        return ("sh", "-c", f"mkdir -p {TUN.parent} && mknod -m 666 {TUN} c 10 200")
+    able = abilities.is_root() and ability in MODULES and abilities.program("modprobe") is not None
+    return ("modprobe", MODULES[ability]) if able else ()
 
 
 def _kernel() -> Iterator[Finding]:
     if not abilities.is_root():
-        yield Finding("kernel", "warn", f"{', '.join(KERNEL_USES)}: unknown, only root can try them", "use sudo")
+        everything = ", ".join([*KERNEL_USES, *envelope.SHAPERS])
+        yield Finding("kernel", "warn", f"{everything}: unknown, only root can try them", "use sudo")
         return
-    shaper = _shaper()
     for ability, use in KERNEL_USES.items():
         why = abilities.why_not(ability)
         if why is None:
             yield Finding(ability, "ok", f"tried ({use})")
-        elif ability in shape.SHAPERS and shaper is not None:
-            yield Finding(ability, "ok", f"not here and not needed, {shaper} keeps rates")
         else:
-            fix = "a kernel with this module (modprobe), or another machine"
-            yield Finding(ability, "missing", f"{why} ({use})", fix)
-    if shaper is not None:
-        yield Finding("shaping", "ok", f"rates by {shaper}; delay and loss are refused so far")
+            yield Finding(ability, "missing", f"{why} ({use})", _fix(ability), _load(ability))
+
+
+def _fix(ability: str) -> str:
+    return f"modprobe {MODULES[ability]}, or another kernel" if ability in MODULES else "another kernel"
+
+
+def _shapers(topology: Topology | None) -> Iterator[Finding]:
+    """Each shaper with its envelope, and the one that would be taken."""
+    if not abilities.is_root():
+        return
+    missing = {name: abilities.shaper_why_not(name) for name in envelope.SHAPERS}
+    some = not all(missing.values())
+    for name, why in missing.items():
+        if why is None:
+            yield Finding(name, "ok", f"shapes {envelope.words(name)}")
+        else:
+            state: State = "warn" if some else "missing"
+            yield Finding(name, state, f"not here ({why}); would shape {envelope.words(name)}", _fix(name), _load(name))
+    if missing["relay"] is None and (why := abilities.why_not("fifo")) is not None:
+        detail = f"refused ({why}): the relay is late when cores are busy"
+        yield Finding("real time", "warn", detail, "allow real-time scheduling where testbed runs (cpu.rt_runtime_us)")
+    if topology is not None and topology.links and topology.backend == "mininet":
+        yield from _chosen(topology)
+
+
+def _chosen(topology: Topology) -> Iterator[Finding]:
+    try:
+        chosen = shape.choose(topology)
+    except shape.NoShaper:
+        return  # a refusal says it, with what the file asks for
+    why = []
+    for name in envelope.SHAPERS[: envelope.SHAPERS.index(chosen)]:
+        if abilities.shaper_why_not(name) is None:
+            why.append(f"{name} cannot do {shape.unfit(topology, name)[0].at}")
+        else:
+            why.append(f"{name} is not here")
+    yield Finding("shaper", "ok", "; ".join([f"{chosen} for {topology.name}", *why]))
+
+
+def _leftovers() -> Iterator[Finding]:
+    try:
+        stale = ledger.stale()
+    except HostError as error:
+        yield Finding("leftovers", "missing", str(error), "make it so")
+        return
+    if stale:
+        mend = (sys.executable, "-m", "testbed.clean")
+        names = ", ".join(one.run_id for one in stale)
+        yield Finding("leftovers", "warn", f"of runs that were killed: {names}", "testbed clean", mend)
+    else:
+        yield Finding("leftovers", "ok", "none of runs that were killed")
 
 
 def _cgroup() -> Iterator[Finding]:
@@ -198,7 +180,7 @@ def _cgroup() -> Iterator[Finding]:
         else:
             why = cgroup.why_not(hierarchy, tree, controller)
             state: State = "ok" if why is None else "missing"
-            yield Finding(name, state, f"v{hierarchy.version}, {why or f'tried in {tree}'}", _CGROUP_FIX)
+            yield Finding(name, state, f"v{hierarchy.version}, {why or f'tried in {tree}'}", CGROUP_FIX)
 
 
 def _firewall() -> Iterator[Finding]:
@@ -208,7 +190,9 @@ def _firewall() -> Iterator[Finding]:
     found = abilities.walls()
     for what, command in found.items():
         # A warning: other rules may let hosts through all the same, and every network is tried when it is made.
-        yield Finding("firewall", "warn", f"unless another rule lets it in, it drops {what}", command)
+        yield Finding(
+            "firewall", "warn", f"unless another rule lets it in, it drops {what}", command, tuple(command.split())
+        )
     if not found:
         yield Finding("firewall", "ok", "no policy drops what hosts send")
 
@@ -279,13 +263,25 @@ def _congestion() -> Iterator[Finding]:
     yield Finding("tcp", state, f"machine's default {current}; data sockets use cubic", "modprobe tcp_cubic")
 
 
-def main(file: Path | None = None, say: Callable[[str], object] = print) -> int:
-    """Say every finding; 0 when nothing that is needed is missing, else 1. Raises TopologyError for a bad file."""
+def mended(topology: Topology | None = None, yes: bool = False, say: Callable[[str], object] = print) -> int:
+    """Offer to mend what a command can mend, all of it with `yes`; returns how many commands were run."""
+    done = mend.fix([finding for finding in findings(topology) if finding.state != "ok"], yes, say)
+    abilities.forget()
+    return done
+
+
+def main(file: Path | None = None, fix: bool = False, yes: bool = False, say: Callable[[str], object] = print) -> int:
+    """Say every finding; 0 when nothing that is needed is missing, else 1. Raises TopologyError for a bad file.
+
+    fix: offer to mend what can be mended, then look again; yes: without asking.
+    """
     topology = None
     if file is not None:
         from testbed.check import makeable  # not without need: what it imports may be missing
 
         topology = makeable(file)
+    if fix and mended(topology, yes, say):
+        say("")
     found = findings(topology)
     for finding in found:
         say(finding.line)

@@ -4,14 +4,25 @@ from __future__ import annotations
 
 import os
 import pwd
-from typing import Annotated, Any, Literal, TypeVar
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar, cast
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    ValidationError,
+    ValidationInfo,
+)  # fmt: skip
 from pydantic_core import ErrorDetails
 
 from runtime.families import PRESETS
-from testbed import units
-from testbed.shape import FRAME_BYTES
+from testbed import traces, units
+from testbed.envelope import FRAME_BYTES, LONGEST_DELAY_S
+from testbed.topology import Loss, Trace
 from testbed.wiring import nearest
 from testbed.yamlfile import Document, Place
 
@@ -41,12 +52,16 @@ Duration = Annotated[float, BeforeValidator(units.parse_duration)]
 Fraction = Annotated[float, BeforeValidator(units.parse_fraction)]
 Size = Annotated[int, BeforeValidator(units.parse_size)]
 MIN_QUEUE_BYTES = 2 * FRAME_BYTES  # one frame on its way and one that waits; with less nothing passes
+MAX_QUEUE_BYTES = 2**32 - 1  # the kernel counts a queue in 32 bits
 
 
 class Door(BaseModel):
     """No key that it does not know, no text where a number belongs, no infinity."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+
+D = TypeVar("D", bound=Door)
 
 
 class HostDoor(Door):
@@ -56,28 +71,138 @@ class HostDoor(Door):
     memory: Size | None = Field(default=None, gt=0, description='e.g. "2 GiB"')
 
 
-class LinkDoor(Door):
-    """defaults.link."""
+class BurstDoor(Door):
+    """loss in bursts, by its mean and how many packets in a row are lost, on average."""
+
+    mean: Fraction
+    burst: float = Field(ge=1, le=1e6, description="packets lost in a row, on average, e.g. 4")
+
+    def loss(self) -> Loss:
+        """The two states that give these figures when every packet is lost in the bad one. Raises ValueError."""
+        if self.mean == 0:
+            return Loss()
+        if self.mean > self.burst / (self.burst + 1):
+            raise ValueError(
+                f"bursts of {self.burst:g} with one packet between them lose {self.burst / (self.burst + 1):.2%}: "
+                "give a lower mean or longer bursts"
+            )
+        leave = 1 / self.burst
+        return Loss(enter=min(1.0, leave * self.mean / (1 - self.mean)), leave=leave)
+
+
+class GilbertDoor(Door):
+    """loss in bursts, by the probabilities of a Gilbert-Elliott channel."""
+
+    enter: Fraction
+    leave: Fraction
+    bad: Fraction = 1.0
+    good: Fraction = 0.0
+
+    def loss(self) -> Loss:
+        """The same, frozen."""
+        return Loss(self.good, self.enter, self.leave, self.bad)
+
+
+class Inside(ValueError):
+    """What is wrong inside a value that has a door of its own."""
+
+    def __init__(self, door: type[Door], error: ValidationError) -> None:
+        self.door = door
+        self.details = error.errors(include_url=False)
+        super().__init__(str(error))
+
+
+def _through(door: type[D], value: Any, context: Any = None) -> D:
+    try:
+        return door.model_validate(value, context=context)
+    except ValidationError as error:
+        raise Inside(door, error) from None
+
+
+def _delay(value: object) -> float:
+    delay_s = units.parse_duration(value)
+    if delay_s > LONGEST_DELAY_S:
+        raise ValueError(f"a link delays by 0 to {units.show_duration(LONGEST_DELAY_S)} one way")
+    return delay_s
+
+
+def _loss(value: Any) -> Loss:
+    if isinstance(value, dict):
+        in_full = any(key in GilbertDoor.model_fields for key in value)
+        loss = (_through(GilbertDoor, value) if in_full else _through(BurstDoor, value)).loss()
+    elif isinstance(value, list):
+        raise ValueError('give a fraction, e.g. "1 %", or bursts, e.g. {mean: 1 %, burst: 4}')
+    else:
+        loss = Loss(good=units.parse_fraction(value))
+    if loss.mean >= 1:
+        raise ValueError("must be below 100 %: in the long run nothing would arrive")
+    return loss
+
+
+def _queue(value: object) -> int | units.Waiting:
+    queue = units.parse_queue(value)
+    if isinstance(queue, int) and not MIN_QUEUE_BYTES <= queue <= MAX_QUEUE_BYTES:
+        allowed = f"must be at least {MIN_QUEUE_BYTES} bytes, two frames, and below 4 GiB"
+        raise ValueError(f'{allowed}, e.g. "64 KiB"; or a time, e.g. "50 ms"')
+    return queue
+
+
+def _trace(value: Any, info: ValidationInfo) -> Trace:
+    return traces.read(value, cast(Path, info.context))
+
+
+class LaneDoor(Door):
+    """One direction of a link."""
 
     rate: Rate | None = None
-    delay: Duration | None = None
+    delay: Annotated[float, BeforeValidator(_delay)] | None = None
     jitter: Duration | None = None
-    loss: Fraction | None = None
-    queue: Size | None = Field(default=None, ge=MIN_QUEUE_BYTES, description='bytes, two frames or more, e.g. "64 KiB"')
+    reorder: bool | None = None
+    loss: Annotated[Loss, PlainValidator(_loss)] | None = None
+    queue: Annotated[int | units.Waiting, PlainValidator(_queue)] | None = None
+    trace: Annotated[Trace, PlainValidator(_trace)] | None = None
+
+    def values(self) -> dict[str, Any]:
+        """What it says, key by key; what it leaves out is left out."""
+        found = {key: getattr(self, key) for key in LaneDoor.model_fields}
+        return {key: value for key, value in found.items() if value is not None}
+
+
+def _lane(value: Any, info: ValidationInfo) -> LaneDoor:
+    return _through(LaneDoor, value, info.context)
+
+
+class LinkDoor(LaneDoor):
+    """defaults.link: what holds in both directions, and what only in one. up: from the first node to the second."""
+
+    up: Annotated[LaneDoor, PlainValidator(_lane)] | None = None
+    down: Annotated[LaneDoor, PlainValidator(_lane)] | None = None
+
+
+def pair(text: str) -> tuple[str, str]:
+    """ "h1 - s1" -> ("h1", "s1"). Raises ValueError."""
+    words = text.split()
+    if len(words) != 3 or words[1] != "-":
+        raise ValueError('give two names with " - " between them, e.g. "h1 - s1"')
+    return words[0], words[2]
+
+
+def _between(text: str) -> str:
+    pair(text)
+    return text
 
 
 class CableDoor(LinkDoor):
     """links[i]."""
 
-    between: str = Field(
-        pattern=r"^\s*[^\s]+\s+-\s+[^\s]+\s*$", description='two names with " - " between them, e.g. "h1 - s1"'
-    )
+    between: Annotated[str, AfterValidator(_between)]
 
 
 class SwitchDoor(Door):
     """switches.NAME."""
 
-    type: Literal["bridge", "ovs"] = "bridge"
+    type: Literal["bridge", "ovs", "shared"] = "bridge"
+    rate: Rate | None = None  # of a shared medium
 
 
 class RunDoor(Door):
@@ -103,7 +228,6 @@ class HeadDoor(Door):
     backend: Literal["mininet", "local"] = Field(description="mininet or local")
 
 
-D = TypeVar("D", bound=Door)
 _SAID = {
     "missing": "is missing",
     "greater_than": "must be above {gt:g}",
@@ -114,6 +238,7 @@ _SAID = {
     "value_error": "{error}",
     "int_type": "give a whole number",
     "float_type": "give a number without a unit",
+    "bool_type": "give true or false",
     "string_type": "give text, in quotes if it looks like a number",
     "string_too_short": "must not be empty",
     "too_short": "must not be empty",
@@ -127,7 +252,7 @@ _SAID = {
 def enter(door: type[D], value: Any, place: Place, document: Document) -> D | None:
     """`value` through `door`; or its problems noted in `document`, and None."""
     try:
-        return door.model_validate({} if value is None else value)
+        return door.model_validate({} if value is None else value, context=Path(document.name).parent)
     except ValidationError as error:
         for detail in error.errors(include_url=False):
             _note(door, detail, place, document)
@@ -143,6 +268,11 @@ def _note(door: type[Door], detail: ErrorDetails, place: Place, document: Docume
     inside = detail["loc"]
     kind = detail["type"]
     where = (*place, *inside)
+    error = detail.get("ctx", {}).get("error")
+    if isinstance(error, Inside):
+        for inner in error.details:
+            _note(error.door, inner, where, document)
+        return
     if kind == "extra_forbidden":
         document.problem(where, unknown(str(inside[-1]), list(door.model_fields)))
         return

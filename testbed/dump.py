@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import yaml
 
-from testbed import units
-from testbed.topology import Link, Topology
+from testbed import events, traces, units
+from testbed.topology import Lane, Link, Loss, Switch, Topology
+
+
+class _Dumper(yaml.SafeDumper):
+    """Writes everything out: topology files have no anchors."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
 
 
 def write(topology: Topology) -> str:
@@ -18,9 +26,10 @@ def write(topology: Topology) -> str:
         hosts[host.name] = {key: value for key, value in (("cpu", host.cpu), ("memory", memory)) if value is not None}
     text: dict[str, Any] = {"name": topology.name, "backend": topology.backend, "hosts": hosts}
     if topology.switches:
-        text["switches"] = {switch.name: {"type": switch.kind} for switch in topology.switches}
-    if topology.links:
-        text["links"] = [_link_entry(link) for link in topology.links]
+        text["switches"] = {switch.name: _switch_entry(switch) for switch in topology.switches}
+    text |= _links(topology)
+    if topology.events:
+        text["events"] = [events.show(event) for event in topology.events]
     run = topology.run
     text["run"] = {
         "source": run.source,
@@ -33,15 +42,49 @@ def write(topology: Topology) -> str:
         "repeats": run.repeats,
         "budget": units.show_duration(run.budget_s, exact=True),
     }
-    return yaml.safe_dump(text, sort_keys=False, default_flow_style=None, width=120, allow_unicode=True)
+    return yaml.dump(text, Dumper=_Dumper, sort_keys=False, default_flow_style=None, width=120, allow_unicode=True)
 
 
-def _link_entry(link: Link) -> dict[str, str]:
-    return {
-        "between": f"{link.a} - {link.b}",
-        "rate": units.show_rate(link.rate_bit_s, exact=True),
-        "delay": units.show_duration(link.delay_s, exact=True),
-        "jitter": units.show_duration(link.jitter_s, exact=True),
-        "loss": units.show_fraction(link.loss, exact=True),
-        "queue": units.show_size(link.queue_bytes),
+def _switch_entry(switch: Switch) -> dict[str, str]:
+    rate = {} if switch.rate_bit_s is None else {"rate": units.show_rate(switch.rate_bit_s, exact=True)}
+    return {"type": switch.kind, **rate}
+
+
+def _links(topology: Topology) -> dict[str, Any]:
+    """What all links have in common once: a trace may be long."""
+    entries = [_link_entry(link) for link in topology.links]
+    names = [f"{link.a} - {link.b}" for link in topology.links]
+    if len(entries) > 1 and all(entry == entries[0] for entry in entries):
+        return {"defaults": {"link": entries[0]}, "links": names}
+    return (
+        {"links": [{"between": pair, **entry} for pair, entry in zip(names, entries, strict=True)]} if entries else {}
+    )
+
+
+def _link_entry(link: Link) -> dict[str, Any]:
+    """One set of quantities, or one per direction where they differ. At a shared medium the rate is not the link's."""
+    up, down = _lane_entry(link.up), _lane_entry(link.down)
+    if math.inf in (link.up.rate_bit_s, link.down.rate_bit_s):
+        del up["rate"], down["rate"]
+    return up if up == down else {"up": up, "down": down}
+
+
+def _lane_entry(lane: Lane) -> dict[str, Any]:
+    entry: dict[str, Any] = {
+        "rate": None if math.isinf(lane.rate_bit_s) else units.show_rate(lane.rate_bit_s, exact=True),
+        "delay": units.show_duration(lane.delay_s, exact=True),
+        "jitter": units.show_duration(lane.jitter_s, exact=True),
+        "reorder": lane.reorder,
+        "loss": _loss_entry(lane.loss),
     }
+    if not math.isinf(lane.rate_bit_s):  # out of a shared medium nothing waits
+        entry["queue"] = units.show_size(lane.queue_bytes)
+    if lane.trace is not None:
+        entry["trace"] = traces.write(lane.trace)
+    return entry
+
+
+def _loss_entry(loss: Loss) -> Any:
+    if loss == Loss(good=loss.good):
+        return units.show_fraction(loss.good, exact=True)
+    return {key: units.show_fraction(getattr(loss, key), exact=True) for key in ("enter", "leave", "bad", "good")}

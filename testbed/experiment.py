@@ -10,7 +10,6 @@ import os
 import secrets
 import signal
 import sys
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,7 +20,8 @@ from rich.console import Console
 
 from runtime import methods
 from runtime.errors import BadModel
-from testbed import check, clean, control, doctor, inputs, material, probe, shape, store, yamlfile
+from testbed import check, clean, control, cost, doctor, inputs, material, probe, shape, store, yamlfile
+from testbed.fleet import Fleet
 from testbed.hosts import HOSTS, HostError, Network
 from testbed.inputs import BadInputs
 from testbed.manifest import manifest
@@ -32,31 +32,41 @@ from testbed.report import render
 from testbed.store import RunFolder
 from testbed.summary import summary
 from testbed.topology import MethodSpec, Topology, TopologyError, dump
-from testbed.turn import Fleet, Turn, data_congestion
+from testbed.turn import Turn, data_congestion
 
-OK, METHOD_FAILED, BAD_INPUT, WRONG_NETWORK, INTERRUPTED = 0, 1, 2, 3, 130
+OK, METHOD_FAILED, BAD_INPUT, WRONG_NETWORK, DEGRADED, INTERRUPTED = 0, 1, 2, 3, 4, 130
 
 
-def execute(path: Path, out: Path | None = None) -> int:
-    """Run the file and print what came of it; the exit status of the command.
+def execute(path: Path, out: Path | None = None, shaper: str | None = None) -> int:
+    """Run the file and print what came of it; the exit status of the command. shaper: one to force, None: the best.
 
-    Raises TopologyError, StoreError, BadModel.
+    Raises TopologyError, StoreError, BadModel, HostError.
     """
     topology = check.load(path)
-    refusals = doctor.problems(topology, path)
+    refusals = doctor.problems(topology, path, shaper)
     if refusals:
         raise TopologyError(refusals)
     collected = _collect(topology, path)
     console = Console(highlight=False)
     _clean_up(console)
     with RunFolder.create(topology.name, out) as folder, Progress(console) as progress, terminable():
-        experiment = Experiment(topology, collected, folder, progress)
+        experiment = Experiment(topology, collected, folder, progress, shaper)
         try:
-            code = experiment.run()
+            whole = experiment.run()
         finally:
-            experiment.finish()
+            found = experiment.finish()
     report(folder.path, console)
-    return code
+    return status(found) if whole else INTERRUPTED
+
+
+def status(found: Mapping[str, Any]) -> int:
+    """The exit status of a run that was not interrupted, by its summary: what makes a result worth less comes first."""
+    verdict = found["network"]["verdict"]
+    if verdict in ("wrong", "unverified"):
+        return WRONG_NETWORK
+    if any(method["status"] != "ok" for method in found["methods"]):
+        return METHOD_FAILED
+    return DEGRADED if verdict == "degraded" else OK
 
 
 def _collect(topology: Topology, path: Path) -> Collected:
@@ -83,47 +93,63 @@ def report(path: Path, console: Console) -> None:
     """Print what a run folder holds: tables, notes, where it is."""
     run = store.load(path)
     found = summary(run)
-    render(found, run.links, notes(found, run), console)
+    render(found, run, notes(found, run), console)
     console.print(f"saved in {os.path.relpath(path)}", soft_wrap=True)
 
 
 class Experiment:
     """A topology, its run folder, and how far it got: one entry per method in methods.json."""
 
-    def __init__(self, topology: Topology, collected: Collected, folder: RunFolder, progress: Progress) -> None:
+    def __init__(
+        self, topology: Topology, collected: Collected, folder: RunFolder, progress: Progress, shaper: str | None = None
+    ) -> None:
         self.topology, self.collected, self.folder, self.progress = topology, collected, folder, progress
+        self.shaper = shaper
+        self.rows: dict[str, list[dict[str, Any]]] = {store.LINKS: [], store.WATCH: [], store.CHANGES: []}
         self.run_id = secrets.token_hex(4)
         self.entries = [_entry(spec) for spec in topology.run.methods]
         self.folder.write_text(store.TOPOLOGY, dump(self.topology))
         self._write_manifest({})
 
-    def run(self) -> int:
-        """From the file to records; the exit status. What went wrong with a method is in its entry."""
+    def run(self) -> bool:
+        """From the file to records; False if it was interrupted. What went wrong with a method is in its entry."""
         try:
             ready = self._prepare()
             self._skip("the network did not come up")
-            with HOSTS[self.topology.backend](self.topology, self.run_id) as network:
+            with HOSTS[self.topology.backend](self.topology, self.run_id, self.shaper) as network:
                 self.progress.stage(f"{len(network.hosts)} hosts up ({self.topology.backend})")
-                if not self._network_is_declared(network):
-                    return WRONG_NETWORK
-                began = time.monotonic()
-                self._skip("Ray did not come up")
-                with control.cluster(network, self.folder.log_path) as ray, terminable():
-                    self.progress.stage(f"Ray up: one node per host, {time.monotonic() - began:.1f} s")
-                    self._skip("the run ended before its turn")
-                    fleet = Fleet(self.topology, self.folder, network, ray)
-                    for index, spec in enumerate(self.topology.run.methods):
-                        Turn(self, fleet, ready, spec, self.entries[index]).take()
-                        self.save_entries()
+                if self._network_is_declared(network, "before"):
+                    self._skip("Ray did not come up")
+                    with control.cluster(network, self.folder.log_path) as ray, terminable():
+                        self._take_turns(network, ray, ready)
+                    self._network_is_declared(network, "after")
         except KeyboardInterrupt:
             self.progress.stage("interrupted; what was measured is kept")
-            return INTERRUPTED
-        return METHOD_FAILED if any(entry["status"] != "ok" for entry in self.entries) else OK
+            return False
+        return True
 
-    def finish(self) -> None:
-        """Write summary.json from the records alone."""
+    def _take_turns(self, network: Network, ray: control.Control, ready: Material) -> None:
+        """All methods, one after the other, and what control cost meanwhile."""
+        self.progress.stage(f"Ray up: one node per host, {ray.up_s:.1f} s")
+        self._skip("the run ended before its turn")
+        fleet = Fleet(self.topology, self.folder, network, ray)
+        meter = cost.Meter(ray.leaders(), {host.name: host.data_interfaces for host in network.hosts.values()})
+        try:
+            for index, spec in enumerate(self.topology.run.methods):
+                Turn(self, fleet, ready, spec, self.entries[index]).take()
+                self.save_entries()
+                if any(row["verdict"] == "wrong" for row in self.rows[store.WATCH]):
+                    self._skip(f"the network broke during {spec.label}")
+                    break
+        finally:
+            self.folder.write_json(store.CONTROL, {"ray_up_s": ray.up_s, **meter.row()})
+
+    def finish(self) -> dict[str, Any]:
+        """Write summary.json from what is in the folder; returns it."""
         self.save_entries()
-        self.folder.write_json(store.SUMMARY, summary(store.load(self.folder.path)))
+        found = summary(store.load(self.folder.path))
+        self.folder.write_json(store.SUMMARY, found)
+        return found
 
     def _prepare(self) -> Material:
         run = self.topology.run
@@ -135,27 +161,35 @@ class Experiment:
         return ready
 
     def _write_manifest(self, more: Mapping[str, Any]) -> None:
-        shaper = None if self.topology.backend == "local" else shape.choose()
+        shaper = None if self.topology.backend == "local" else shape.choose(self.topology, self.shaper)
         congestion = data_congestion(self.topology.backend) or "the machine's own"
         facts = {
             "data_congestion_control": congestion,
             "run_id": self.run_id,
             "backend": self.topology.backend,
             "shaper": shaper,
+            "shaper_forced": self.shaper is not None,
             **more,
         }
         self.folder.write_json(store.MANIFEST, manifest(sys.argv, {"run": self.topology.run.seed}, facts))
 
-    def _network_is_declared(self, network: Network) -> bool:
+    def _network_is_declared(self, network: Network, when: str) -> bool:
         """Probe every link, save what was measured, and say what is wrong. A run on a wrong network does not start."""
-        rows = probe.probe(network, self.topology)
-        self.folder.write_json(store.LINKS, rows)
-        if probe.verdict(rows) == "wrong":
-            complaints = probe.complaints(rows)
-            self._skip(f"the network is not the declared one: {'; '.join(complaints)}")
-            return False
-        self.progress.stage(f"network probed: {len(rows)} paths as declared" if rows else "network not shaped")
-        return True
+        rows = probe.probe(network, self.topology, when)
+        self.add(store.LINKS, rows)
+        verdict = probe.verdict(rows)
+        if verdict == "ok":
+            words = (
+                f"network probed {when} the run: {len(rows)} measurements as declared" if rows else "nothing is shaped"
+            )
+            self.progress.stage(words)
+            return True
+        words = f"the network is {'degraded' if verdict == 'degraded' else 'not the declared one'}"
+        complaints = "; ".join(probe.complaints(rows))
+        self.progress.stage(f"probed {when} the run: {words}")
+        if verdict == "wrong":
+            self._skip(f"{words}: {complaints}")
+        return verdict != "wrong"
 
     def _skip(self, why: str) -> None:
         """Until a method has had its turn, this is why not."""
@@ -163,6 +197,11 @@ class Experiment:
             if entry["status"] == "skipped":
                 entry["error"] = why
         self.save_entries()
+
+    def add(self, name: str, rows: list[dict[str, Any]]) -> None:
+        """Add rows to links.json, watch.json or changes.json."""
+        self.rows[name] += rows
+        self.folder.write_json(name, self.rows[name])
 
     def save_entries(self) -> None:
         """Write methods.json as it stands."""

@@ -2,45 +2,70 @@
 
 from __future__ import annotations
 
-from collections import deque
+import heapq
 from dataclasses import dataclass
 
-from testbed.topology import Link, Topology
+from testbed.topology import Lane, Link, Topology
 
 
 class Unreachable(Exception):
-    """No way between two hosts that does not lead through a third host."""
+    """No way between two hosts."""
+
+
+@dataclass(frozen=True)
+class Hop:
+    """One direction of one link, crossed."""
+
+    sender: str
+    receiver: str
+    link: Link
+
+    @property
+    def lane(self) -> Lane:
+        """What the hop promises."""
+        return self.link.lane(self.sender)
+
+    @property
+    def words(self) -> str:
+        """ "h1 -> s1"."""
+        return f"{self.sender} -> {self.receiver}"
+
+    @property
+    def back(self) -> Hop:
+        """The same link in the other direction."""
+        return Hop(self.receiver, self.sender, self.link)
 
 
 @dataclass(frozen=True)
 class Path:
-    """The links from `source` to `target`, in order; the slowest sets the rate, delays add up."""
+    """The hops from `source` to `target`, in order; the slowest sets the rate, delays add up."""
 
     source: str
     target: str
-    links: tuple[Link, ...]
+    hops: tuple[Hop, ...]
+    answers: tuple[Hop, ...] = ()  # the way back from target to source
 
     @property
     def rate_bit_s(self) -> float:
-        """Rate of the slowest link, bit/s."""
-        return min(link.rate_bit_s for link in self.links)
+        """Rate of the slowest hop, bit/s."""
+        return min(hop.lane.rate_bit_s for hop in self.hops)
 
     @property
     def delay_s(self) -> float:
         """One-way delay, seconds; queues and the time to put a packet on the wire are left out."""
-        return sum(link.delay_s for link in self.links)
+        return sum(hop.lane.delay_s for hop in self.hops)
 
     @property
     def rtt_s(self) -> float:
         """Round trip that the delays imply, seconds."""
-        return 2 * self.delay_s
+        return self.delay_s + sum(hop.lane.delay_s for hop in self.answers)
 
     @property
     def loss(self) -> float:
-        """Fraction of packets lost on one way through all links."""
+        """Fraction of packets lost on one way through all hops."""
         arrives = 1.0
-        for link in self.links:
-            arrives *= 1 - link.loss
+        for hop in self.hops:
+            arrives *= 1 - hop.lane.loss.mean
         return 1 - arrives
 
 
@@ -54,25 +79,46 @@ def links_at(topology: Topology) -> dict[str, list[Link]]:
     return found
 
 
-def path(topology: Topology, a: str, b: str) -> Path:
-    """The way from host `a` to host `b`: their own cable if there is one, else through switches only.
+def next_hops(topology: Topology, target: str) -> dict[str, Hop]:
+    """For every node that reaches host `target`, its first hop there: fewest hosts that forward, then fewest links.
 
-    Raises Unreachable where there is none: a host does not forward for others.
+    What routing tables hold, so the ways there and back may differ where several are equally good.
     """
     at = links_at(topology)
-    direct = [link for link in at[a] if link.other(a) == b]
-    if direct:
-        return Path(a, b, (direct[0],))
-    switches = {switch.name for switch in topology.switches}
-    reached: dict[str, tuple[Link, ...]] = {a: ()}
-    waiting = deque([a])
+    hosts = {host.name for host in topology.hosts}
+    found: dict[str, Hop] = {}
+    settled: set[str] = set()
+    waiting: list[tuple[int, int, int, str, Hop | None]] = [(0, 0, 0, target, None)]
+    order = 0
     while waiting:
-        node = waiting.popleft()
+        forwards, length, _, node, hop = heapq.heappop(waiting)
+        if node in settled:
+            continue
+        settled.add(node)
+        if hop is not None:
+            found[node] = hop
+        through = forwards + (node in hosts and node != target)
         for link in at[node]:
-            beyond = link.other(node)
-            if beyond == b:
-                return Path(a, b, (*reached[node], link))
-            if beyond in switches and beyond not in reached:
-                reached[beyond] = (*reached[node], link)
-                waiting.append(beyond)
-    raise Unreachable(f"{a} and {b} have neither a link of their own nor a way through switches")
+            before = link.other(node)
+            order += 1
+            if before not in settled:
+                heapq.heappush(waiting, (through, length + 1, order, before, Hop(before, node, link)))
+    return found
+
+
+def path(topology: Topology, a: str, b: str) -> Path:
+    """The way from host `a` to host `b`: their own cable if there is one, else through switches, else through hosts.
+
+    Raises Unreachable where there is none.
+    """
+    return Path(a, b, _way(topology, a, b), _way(topology, b, a))
+
+
+def _way(topology: Topology, a: str, b: str) -> tuple[Hop, ...]:
+    hops, first, node = [], next_hops(topology, b), a
+    while node != b:
+        if node not in first:
+            raise Unreachable(f"{a} and {b} have no way between them")
+        hops.append(first[node])
+        node = first[node].receiver
+    return tuple(hops)

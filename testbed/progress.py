@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-from testbed.report import duration
+from testbed.tables import duration
 
 PLAIN_EVERY_S = 5.0
 COLOURS = {"ok": "green", "failed": "bold red", "skipped": "yellow"}

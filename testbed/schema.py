@@ -12,14 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from runtime.methods import METHODS, load
-from testbed import wiring
-from testbed.door import CableDoor, HeadDoor, HostDoor, LinkDoor, RunDoor, SwitchDoor, enter, unknown
+from testbed import cables, generate, happenings, wiring
+from testbed.door import HeadDoor, HostDoor, RunDoor, SwitchDoor, enter, unknown
 from testbed.topology import MAX_HOSTS, Host, Link, MethodSpec, RunSpec, Switch, Topology, TopologyError
 from testbed.yamlfile import Document, Place
 from testbed.yamlfile import read as read_yaml
 
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,30}")
-_SECTIONS = ("hosts", "switches", "defaults", "links", "run")
+_SECTIONS = ("hosts", "switches", "topology", "defaults", "links", "events", "run")
 _LOCAL = "the local backend has plain processes on loopback; leave this out, or use backend: mininet"
 
 
@@ -49,28 +49,35 @@ def draft(path: Path) -> Draft:
     """What can be understood of a file. Raises TopologyError only if it is no YAML."""
     document = read_yaml(path)
     # Of a name that is there twice, one may have been meant to be another: what would follow from that is not said.
-    whole = not any(document.wrong(section) for section in ("hosts", "switches", "links"))
-    countable = not document.wrong("hosts")
-    top = document.value
+    named = not any(document.wrong(section) for section in ("hosts", "switches", "topology"))
+    countable = not any(document.wrong(section) for section in ("hosts", "topology"))
+    whole = not document.wrong("links")
     allowed = [*HeadDoor.model_fields, *_SECTIONS]
-    for key in top:
+    for key in document.value:
         if key not in allowed:
             document.problem((key,), unknown(key, allowed))
-    head = enter(HeadDoor, {key: top[key] for key in HeadDoor.model_fields if key in top}, (), document)
+    head = enter(
+        HeadDoor, {key: value for key, value in document.value.items() if key in HeadDoor.model_fields}, (), document
+    )
+    generated = generate.expand(document)
+    cables.write_out(document)
     hosts = _hosts(document)
     switches = _switches(document, hosts)
-    links = _links(document)
-    if top.get("backend") == "local":
-        _refuse_network(document)
-    elif whole:
-        _check_wiring(document, hosts, switches)
+    links = cables.read(document, switches)
+    given = generated or "topology" not in document.value
+    if document.value.get("backend") == "local":
+        _refuse_network(document, generated)
+    elif named and given and not generated:
+        _check_wiring(document, hosts, switches, whole)
+    names = [host.name for host in hosts] if countable and given else None
+    events = happenings.read(document, names, links)
     methods = _methods(document)
-    run = _run(document, [host.name for host in hosts] if countable else None, methods)
+    run = _run(document, names, methods)
     topology = None
     if not document.found and head is not None and run is not None:
-        topology = Topology(head.name, head.backend, tuple(hosts), tuple(switches), tuple(links.values()), run)
-    devices = len(hosts) if countable and 0 < len(hosts) <= MAX_HOSTS else None
-    return Draft(document, devices, {} if top.get("backend") == "local" else links, methods, topology)
+        topology = Topology(head.name, head.backend, tuple(hosts), tuple(switches), tuple(links.values()), run, events)
+    devices = len(hosts) if names and len(hosts) <= MAX_HOSTS else None
+    return Draft(document, devices, links, methods, topology)
 
 
 def _mapping(document: Document, *place: str) -> dict[str, Any]:
@@ -101,7 +108,7 @@ def _defaults(document: Document, key: str) -> dict[str, Any]:
 def _hosts(document: Document) -> list[Host]:
     """Every host that has a name, also those with a wrong value: a link to them is not dangling."""
     entries = _mapping(document, "hosts")
-    if not entries:
+    if not entries and "topology" not in document.value:
         document.problem(("hosts",), "give at least one host, e.g. {h1: {cpu: 0.4}, h2: {cpu: 0.4}}")
     if len(entries) > MAX_HOSTS:
         document.problem(("hosts",), f"{len(entries)} hosts: a run is on 1 to {MAX_HOSTS} devices, one on each host")
@@ -116,7 +123,7 @@ def _hosts(document: Document) -> list[Host]:
 
 
 def _switches(document: Document, hosts: list[Host]) -> list[Switch]:
-    """`[s1, s2]`, or `{s1: {type: ovs}}`."""
+    """`[s1, s2]`, or `{s1: {type: ovs}, air: {type: shared, rate: 20 Mbit/s}}`."""
     entries = document.value.get("switches")
     if entries is not None and not isinstance(entries, (list, dict)):
         document.problem(("switches",), "give a list [s1] or a mapping {s1: {type: bridge}}", entries)
@@ -131,74 +138,59 @@ def _switches(document: Document, hosts: list[Host]) -> list[Switch]:
         if not isinstance(name, str):
             document.problem(place, 'give a name, or switches as a mapping {s1: {type: "ovs"}}', name)
             continue
-        door = enter(SwitchDoor, entry, place, document) or SwitchDoor()
+        door = _switch(document, place, entry)
         if not _good_name(document, place, name):
             continue
         if name in names:
             document.problem(place, f"the name {name} is taken already, names are unique among hosts and switches")
             continue
         names.add(name)
-        found.append(Switch(name, door.type))
+        found.append(Switch(name, door.type, door.rate))
     return found
 
 
-def _cables(document: Document) -> list[tuple[Place, Any]]:
+def _switch(document: Document, place: Place, entry: Any) -> SwitchDoor:
+    """A shared medium has a rate, a switch has none; what is wrong counts as a bridge."""
+    door = enter(SwitchDoor, entry, place, document)
+    if door is not None and door.type == "shared" and door.rate is None:
+        document.problem((*place, "rate"), 'is missing: that of the shared medium, e.g. "20 Mbit/s"')
+    elif door is not None and door.type != "shared" and door.rate is not None:
+        said = document.at((*place, "rate"), None)
+        document.problem(
+            (*place, "rate"), "only a switch of type: shared has a rate, others have it at each link", said
+        )
+    return door or SwitchDoor()
+
+
+def _check_wiring(document: Document, hosts: list[Host], switches: list[Switch], whole: bool) -> None:
+    """whole: False when some links could not be read."""
     entries = document.value.get("links")
-    if entries is not None and not isinstance(entries, list):
-        document.problem(("links",), "give a list, e.g. [h1 - s1, {between: h2 - s1, rate: 5 Mbit/s}]", entries)
-    items = entries if isinstance(entries, list) else []
-    return [
-        (("links", index), {"between": item} if isinstance(item, str) else item) for index, item in enumerate(items)
-    ]
-
-
-def _links(document: Document) -> dict[int, Link]:
-    """The links whose quantities are right, whatever they join."""
-    default_entry = _defaults(document, "link")
-    default = enter(LinkDoor, default_entry, ("defaults", "link"), document) or LinkDoor()
-    found = {}
-    for index, (place, entry) in enumerate(_cables(document)):
-        door = enter(CableDoor, entry, place, document)
-        if isinstance(entry, dict) and entry.get("rate", default_entry.get("rate")) is None:
-            document.problem((*place, "rate"), 'is missing: give it here or in defaults.link, e.g. "10 Mbit/s"')
-        if door is None or document.wrong(*place) or document.wrong("defaults", "link"):
-            continue
-        values = default.model_dump(exclude_none=True) | door.model_dump(exclude_none=True)
-        delay_s, jitter_s = values.get("delay", 0.0), values.get("jitter", 0.0)
-        if jitter_s > delay_s:
-            document.problem((*place, "jitter"), "must not exceed the delay, no packet arrives before it was sent")
-        a, _, b = values["between"].partition(" - ")
-        loss, queue = values.get("loss", 0.0), values.get("queue", 0)
-        found[index] = Link(a.strip(), b.strip(), values["rate"], delay_s, jitter_s, loss, queue)
-    return found
-
-
-def _check_wiring(document: Document, hosts: list[Host], switches: list[Switch]) -> None:
-    cables: list[wiring.Cable] = []
-    entries = _cables(document)
-    for place, entry in entries:
-        ends = str(entry.get("between")).split() if isinstance(entry, dict) else []
-        if len(ends) == 3 and ends[1] == "-":
-            cables.append((place, ends[0], ends[2]))
-    whole = len(cables) == len(entries)
-    names = [host.name for host in hosts]
-    written = {place: f"{a} - {b}" for place, a, b in cables}
-    for place, text in wiring.problems(names, [switch.name for switch in switches], cables, whole):
-        if place in written:
-            document.problem(place, text, written[place])
+    entries = entries if isinstance(entries, list) else []
+    pairs = {index: cables.ends(entry) for index, entry in enumerate(entries)}
+    joined = {document.source(("links", index)): pair for index, pair in pairs.items() if pair is not None}
+    found = wiring.problems(
+        [host.name for host in hosts],
+        [switch.name for switch in switches],
+        [(place, *pair) for place, pair in joined.items()],
+        whole and len(joined) == len(entries),
+        {switch.name for switch in switches if switch.kind == "shared"},
+    )
+    for place, text in found:
+        if place in joined:
+            document.problem(place, text, " - ".join(joined[place]))
         else:
             document.problem(place, text)
 
 
-def _refuse_network(document: Document) -> None:
+def _refuse_network(document: Document, generated: bool) -> None:
     """What only an emulated network can do is refused on plain processes, never ignored."""
-    for section in ("switches", "links"):
+    for section in ("topology",) if generated else ("switches", "topology", "links"):
         if document.value.get(section):
             document.problem((section,), _LOCAL)
     for kind in ("link", "host"):
         if _defaults(document, kind):
             document.problem(("defaults", kind), _LOCAL)
-    for name, entry in _mapping(document, "hosts").items():
+    for name, entry in {} if generated else _mapping(document, "hosts").items():
         for key in entry if isinstance(entry, dict) else ():
             if key in HostDoor.model_fields and entry[key] is not None:
                 document.problem(("hosts", name, key), _LOCAL, entry[key])

@@ -10,7 +10,7 @@ import math
 import os
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -21,6 +21,7 @@ from runtime.record import Record
 SCHEMA_VERSION = 1
 TOPOLOGY, MANIFEST, LINKS = "run.yaml", "manifest.json", "links.json"
 METHODS, RECORDS, SUMMARY = "methods.json", "records.jsonl", "summary.json"
+WATCH, CHANGES, CONTROL = "watch.json", "changes.json", "control.json"
 NUMBERS = tuple(f.name for f in fields(Record) if f.name not in ("wire_bytes", "error"))
 NEEDED: dict[str, type | tuple[type, ...]] = {
     **dict.fromkeys(NUMBERS, (int, float)),
@@ -45,6 +46,9 @@ class RunData:
     records: list[dict[str, Any]]
     summary: dict[str, Any] | None
     skipped: tuple[str, ...] = ()
+    watch: list[dict[str, Any]] = field(default_factory=list)
+    changes: list[dict[str, Any]] = field(default_factory=list)
+    control: dict[str, Any] | None = None
 
 
 class RunFolder:
@@ -142,8 +146,11 @@ def load(path: Path) -> RunData:
         links=_entries(path / LINKS, ("from", "to")),
         methods=_entries(path / METHODS, ("method", "label", "status")),
         records=records,
-        summary=_json(path / SUMMARY, dict) if (path / SUMMARY).exists() else None,
+        summary=_object(path / SUMMARY),
         skipped=skipped,
+        watch=_entries(path / WATCH, ("label", "verdict")),
+        changes=_entries(path / CHANGES, ("label", "where", "what")),
+        control=_object(path / CONTROL),
     )
 
 
@@ -197,6 +204,11 @@ def _json(path: Path, kind: type) -> Any:
     if not isinstance(content, kind):
         raise StoreError(f"{path}: expected a JSON {'object' if kind is dict else 'list'}")
     return content
+
+
+def _object(path: Path) -> dict[str, Any] | None:
+    """A JSON object; None where the run ended before it wrote the file."""
+    return _json(path, dict) if path.exists() else None
 
 
 def _entries(path: Path, needed: tuple[str, ...]) -> list[dict[str, Any]]:

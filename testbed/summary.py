@@ -15,6 +15,10 @@ speedup_over_single: median of single / this median, null without a good single.
 fidelity: against single on the same input: largest max_abs_error, smallest cosine, share of equal top-1, largest kl
     over the measured requests; null where it does not apply or was not finite.
 
+network: {"verdict", "reasons"}, see `testbed.evidence`: only a run whose verdict is "ok" is a result as declared, and
+    "degraded" says how far from it. network of a method: what was seen while its requests ran.
+control: what Ray cost beside the links: {"nodes", "ray_up_s", "memory_bytes", "bytes_per_s"}, null where it never ran.
+
 A request counts when every device reported it without error. A failed method keeps what its good requests showed,
 except latency_s and the speedup, which are null: it did not do what was asked.
 """
@@ -24,6 +28,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from testbed import evidence
 from testbed.statistics import median, spread
 from testbed.store import SCHEMA_VERSION, RunData
 
@@ -40,10 +45,13 @@ def summary(run: RunData) -> dict[str, Any]:
     for method in methods:
         own = method["latency_s"]["median"]
         method["speedup_over_single"] = single / own if single and own else None
+        method["network"] = evidence.method_verdict(run, method["label"])
     return {
         "schema_version": SCHEMA_VERSION,
         "name": run.topology["name"],
         "untrained": run.topology["run"].get("weights") == "random",
+        "network": evidence.network(run),
+        "control": run.control,
         "methods": methods,
     }
 
@@ -71,7 +79,10 @@ def _method(method: Row, rows: Sequence[Row], source: str | None) -> dict[str, A
     ok = method["status"] == "ok"
     formula = method.get("payload_formula")
     return {
-        **{key: method.get(key) for key in ("method", "label", "options", "status", "error", "failed_host")},
+        **{
+            key: method.get(key)
+            for key in ("method", "label", "options", "status", "error", "failed_host", "failed_by")
+        },
         "equals_single": bool(method.get("equals_single")),
         "requests": len(measured),
         "warmups": len(requests) - len(measured),

@@ -5,13 +5,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 MIN_QUEUE_BYTES = 64 * 1024
-MAX_HOSTS = 8
+MAX_HOSTS = 16
 
 
 class TopologyError(Exception):
@@ -36,32 +37,82 @@ class Host:
 
 @dataclass(frozen=True)
 class Switch:
-    """Joins links. kind: "bridge" (Linux bridge) or "ovs" (Open vSwitch)."""
+    """Joins links. kind: "bridge" (Linux bridge), "ovs" (Open vSwitch), or "shared": a medium that all its links share.
+
+    On a shared medium, as on a radio channel, one frame is in the air at a time, whichever link and direction it takes:
+    rate_bit_s is common to all. A frame from one of its links to another takes its time once.
+    """
 
     name: str
-    kind: Literal["bridge", "ovs"] = "bridge"
-
-
-def default_queue_bytes(rate_bit_s: float, delay_s: float) -> int:
-    """One bandwidth-delay product, at least 64 KiB: the queue of a link whose file does not say."""
-    return max(MIN_QUEUE_BYTES, round(rate_bit_s * delay_s / 8))
+    kind: Literal["bridge", "ovs", "shared"] = "bridge"
+    rate_bit_s: float | None = None  # of a shared medium only
 
 
 @dataclass(frozen=True)
-class Link:
-    """A cable between two nodes, the same in both directions.
+class Loss:
+    """Packets lost, as fractions 0..1: independent, `Loss(good=0.01)`, or in bursts (Gilbert 1960, Elliott 1963).
 
-    delay_s and jitter_s are one way; loss is a fraction 0..1; queue_bytes is what waits before each direction's rate
-    limit. queue_bytes left out or 0 becomes `default_queue_bytes`.
+    Two states; before each packet the state changes, good to bad with probability `enter`, bad to good with `leave`;
+    the packet is then lost with probability `good` or `bad`. enter = 0: never bad. `tc`'s gemodel calls them p, r, 1-k, 1-h.
     """
 
-    a: str
-    b: str
+    good: float = 0.0
+    enter: float = 0.0
+    leave: float = 1.0
+    bad: float = 1.0
+
+    @property
+    def mean(self) -> float:
+        """Fraction of packets lost in the long run."""
+        in_bad = self.enter / (self.enter + self.leave) if self.enter else 0.0
+        return in_bad * self.bad + (1 - in_bad) * self.good
+
+    @property
+    def bursty(self) -> bool:
+        """Whether losses depend on each other."""
+        return self.enter > 0
+
+
+@dataclass(frozen=True)
+class Step:
+    """From at_s on, a lane has these values; None: what it had before the trace or event."""
+
+    at_s: float
+    rate_bit_s: float | None = None
+    delay_s: float | None = None
+    loss: float | None = None
+
+
+@dataclass(frozen=True)
+class Trace:
+    """How a lane changes, seconds from the start of each method's requests. period_s: it starts over after that;
+    None: its last step stays."""
+
+    steps: tuple[Step, ...]
+    period_s: float | None = None
+
+
+def default_queue_bytes(rate_bit_s: float, delay_s: float) -> int:
+    """One bandwidth-delay product, at least 64 KiB: the queue of a lane whose file does not say."""
+    return max(MIN_QUEUE_BYTES, round(rate_bit_s * delay_s / 8) if math.isfinite(rate_bit_s) else 0)
+
+
+@dataclass(frozen=True)
+class Lane:
+    """One direction of a link.
+
+    rate_bit_s: of the line; infinite for the way out of a shared medium. delay_s, jitter_s: one way, jitter uniform in
+    delay_s +- jitter_s, order kept unless `reorder`. queue_bytes: what may wait for the rate, in bytes on the line; 0
+    becomes `default_queue_bytes`. trace: how the lane changes while requests run; until they start it is as said here.
+    """
+
     rate_bit_s: float
     delay_s: float = 0.0
     jitter_s: float = 0.0
-    loss: float = 0.0
+    reorder: bool = False
+    loss: Loss = Loss()
     queue_bytes: int = 0
+    trace: Trace | None = None
 
     def __post_init__(self) -> None:
         if not self.queue_bytes:
@@ -72,9 +123,45 @@ class Link:
         """Seconds that the last byte of a full queue waits."""
         return self.queue_bytes * 8 / self.rate_bit_s
 
+
+@dataclass(frozen=True)
+class Link:
+    """A cable between two nodes: `up` carries what a sends to b, `down` the other way."""
+
+    a: str
+    b: str
+    up: Lane
+    down: Lane
+
+    @classmethod
+    def both(cls, a: str, b: str, lane: Lane) -> Link:
+        """A link that is the same in both directions."""
+        return cls(a, b, lane, lane)
+
+    def lane(self, sender: str) -> Lane:
+        """The direction in which `sender` sends."""
+        return self.up if sender == self.a else self.down
+
     def other(self, node: str) -> str:
         """The node at the far end from `node`."""
         return self.b if node == self.a else self.a
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something that happens at_s after the start of each method's requests.
+
+    kind "down": link `ends` (both directions) carries nothing for for_s seconds; "set": `change` holds for the link
+    `ends` in both directions, None for every link, for for_s seconds (None: from then on); "kill": the device on `host`
+    is killed.
+    """
+
+    at_s: float
+    kind: Literal["down", "set", "kill"]
+    ends: tuple[str, str] | None = None
+    host: str | None = None
+    change: Step | None = None
+    for_s: float | None = None
 
 
 @dataclass(frozen=True)
@@ -121,6 +208,7 @@ class Topology:
     switches: tuple[Switch, ...]
     links: tuple[Link, ...]
     run: RunSpec
+    events: tuple[Event, ...] = ()
 
 
 def load(path: str | Path) -> Topology:

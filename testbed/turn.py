@@ -2,26 +2,32 @@
 
 from __future__ import annotations
 
-import math
 import os
-import secrets
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from agents.cluster import Cluster
 from agents.place import place
 from runtime import methods
-from runtime.actor import Assignment, Station
+from runtime.actor import Assignment
 from runtime.plan import Plan
-from testbed import control
-from testbed.hosts import HostHandle, Network
+from testbed import store
+from testbed.changes import Change, Clock
+from testbed.fleet import Fleet
+from testbed.hosts import HostHandle
 from testbed.material import Material
+from testbed.patience import patience_s
 from testbed.progress import Progress
 from testbed.store import RunFolder
 from testbed.topology import MethodSpec, Topology
 from testbed.truth import untrue
+from testbed.units import show_duration
+from testbed.watch import watched
+
+if TYPE_CHECKING:
+    from agents.drive import DeviceLost  # loads Ray
 
 
 class Run(Protocol):
@@ -34,45 +40,14 @@ class Run(Protocol):
     def save_entries(self) -> None:
         """Write methods.json as it stands."""
 
+    def add(self, name: str, rows: list[dict[str, Any]]) -> None:
+        """Add rows to a file of the run folder."""
+
 
 def data_congestion(backend: str) -> str | None:
     """TCP's congestion control between devices: the same on every machine's emulated links; on loopback, which is no
     network to measure and needs no root, the machine's own (None)."""
     return None if backend == "local" else "cubic"
-
-
-class Fleet:
-    """Device processes, one per host, kept from method to method (loading torch takes seconds) until one is lost."""
-
-    def __init__(self, topology: Topology, folder: RunFolder, network: Network, ray: control.Control) -> None:
-        self.hosts = network.hosts
-        self._cpu = {host.name: host.cpu for host in topology.hosts}
-        self._folder, self._ray = folder, ray
-        self._token = secrets.token_bytes(32)
-        self._actors: dict[str, Any] = {}
-
-    def actor(self, name: str) -> Any:
-        """The device process of a host, started if there is none."""
-        if name not in self._actors:
-            self._actors[name] = self._ray.actor(self._station(self.hosts[name]))
-        return self._actors[name]
-
-    def alive(self, name: str, pid: int | None) -> bool:
-        """Whether a host's device process runs; with pid None, whether its Ray node does."""
-        return self._ray.node_lives(name) if pid is None else self.hosts[name].alive(pid)
-
-    def end(self) -> None:
-        """End all device processes: after a loss, what the others still hold of the request is not worth saving."""
-        for actor in self._actors.values():
-            self._ray.end(actor)
-        self._actors.clear()
-
-    def _station(self, host: HostHandle) -> Station:
-        declared = self._cpu[host.name]
-        cores = len(os.sched_getaffinity(0))
-        threads = max(1, cores // len(self.hosts)) if declared is None else max(1, math.floor(declared))
-        log = self._folder.log_path(host.name)
-        return Station(host.name, host.data_addresses, host.data_interfaces, threads, self._token, log)
 
 
 @dataclass
@@ -96,18 +71,60 @@ class Turn:
         self.entry["payload_formula"] = self._formula(plan)
         self.experiment.save_entries()
         progress.method(self.spec.label, run.repeats, run.budget_s)
-        held = {host.name: host.throttled_s() for host in self._hosts(plan)}
+        self.fleet.killed.clear()
         try:
-            with self._mesh(plan) as mesh, limited(self._hosts(plan)):
+            with self._mesh(plan) as mesh, limited(self._hosts(plan)), self._watched(), self._changing():
                 count = drive(mesh, run.repeats, run.budget_s, self._saver(plan))
             self.entry |= {"status": "failed" if self.fault else "ok", "error": self.fault}
             progress.done(self.entry["status"], self.fault or f"{count} of {run.repeats} requests")
         except DeviceLost as error:
-            self.entry |= {"error": str(error), "failed_host": ", ".join(error.hosts)}
-            progress.done("failed", str(error))
+            self.entry |= self._blamed(error)
+            progress.done("failed", self.entry["error"])
             self.fleet.end()
-        now = {host.name: host.throttled_s() for host in self._hosts(plan)}
-        self.entry["throttled_s"] = {n: round(s - (held[n] or 0.0), 3) for n, s in now.items() if s is not None}
+        self.fleet.end(self.fleet.killed)
+
+    def _blamed(self, error: DeviceLost) -> dict[str, Any]:
+        """What the entry says of a lost device: that the kernel or the file ended it, if one of them did."""
+        over = self.fleet.over_memory()
+        killed = {name: words for name, words in self.fleet.killed.items() if name in error.hosts}
+        if over:
+            return {"error": "; ".join(over.values()), "failed_host": ", ".join(over), "failed_by": "memory"}
+        if killed:
+            when = "; ".join(f"the file kills the device on {name} {words}" for name, words in killed.items())
+            return {"error": f"{when}: {error}", "failed_host": ", ".join(killed), "failed_by": "event"}
+        return {"error": str(error), "failed_host": ", ".join(error.hosts)}
+
+    @contextmanager
+    def _changing(self) -> Iterator[None]:
+        """The traces and events of the file, from time 0, into changes.json."""
+        topology = self.experiment.topology
+        if topology.events:
+            self.fleet.know_pids()
+        clock = Clock(topology, self._apply)
+        try:
+            with clock:
+                yield
+        finally:
+            done = [{"label": self.spec.label, **row} for row in clock.rows]
+            if done:
+                self.experiment.add(store.CHANGES, done)
+
+    def _apply(self, change: Change) -> None:
+        """One change, on the clock's thread. Raises HostError."""
+        if change.host is not None:
+            self.fleet.kill(change.host, f"at {show_duration(change.at_s)}")
+        elif self.fleet.network.shaping is not None:
+            self.fleet.network.shaping.change(change.sender, change.receiver, change.lane)
+
+    @contextmanager
+    def _watched(self) -> Iterator[None]:
+        """What the network tells of itself meanwhile, into watch.json."""
+        rows: list[dict[str, Any]] = []
+        try:
+            with watched(self.fleet.network, self.experiment.topology, self.spec.label, rows):
+                yield
+        finally:
+            self.experiment.add(store.WATCH, rows)
 
     def _formula(self, plan: Plan) -> list[int]:
         """Bytes that each rank must send by the method's formula."""
@@ -141,15 +158,11 @@ class Turn:
         mesh.close()
 
     def _patience_s(self, plan: Plan) -> float:
-        """How long a device may wait for another that lives: far longer than a whole request can take.
-
-        A process that ends is noticed at once by its connections and its host; this is for one that hangs.
-        """
+        """How long a device may wait for another that lives."""
         topology = self.experiment.topology
-        slowest_bit_s = min((link.rate_bit_s for link in topology.links), default=1e9)
         share = min((host.cpu for host in topology.hosts if host.cpu is not None), default=1.0)
-        cores = len(os.sched_getaffinity(0))
-        return 60 + 4 * sum(self._formula(plan)) * 8 / slowest_bit_s + 10 * self.ready.reference_s * cores / share
+        compute_s = 10 * self.ready.reference_s * len(os.sched_getaffinity(0)) / share
+        return patience_s(topology, sum(self._formula(plan)), self.ready.shape.layers, compute_s)
 
     def _saver(self, plan: Plan) -> Callable[[list[dict[str, Any]], bool], None]:
         measured = 0

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from decimal import Decimal
 from fractions import Fraction
 
@@ -80,6 +81,20 @@ def parse_size(value: object) -> int:
     if exact < 0 or exact.denominator != 1:
         raise ValueError('must be a whole number of bytes, 0 or more, e.g. "64 KiB"')
     return int(exact)
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """A queue by the time that its last byte waits, not by its bytes."""
+
+    seconds: float
+
+
+def parse_queue(value: object) -> int | Waiting:
+    """ "64 KiB" -> 65536 bytes, "50 ms" -> Waiting(0.05). Raises ValueError for anything but a size or a duration."""
+    _parse(value, "queue", {**SIZES, **DURATIONS}, "64 KiB")
+    match = _QUANTITY.fullmatch(str(value))
+    return Waiting(parse_duration(value)) if match and match["unit"] in DURATIONS else parse_size(value)
 
 
 def _show(value: float, units: Mapping[str, Fraction], names: tuple[str, ...], exact: bool) -> str:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from difflib import get_close_matches
-from itertools import permutations
 
-from testbed.yamlfile import Place
+from testbed.yamlfile import Place, dotted
 
 Cable = tuple[Place, str, str]  # where it stands in the file, and its two ends
 Problem = tuple[Place, str]
@@ -36,21 +35,33 @@ class _Groups:
         return a != b
 
 
-def problems(hosts: Sequence[str], switches: Sequence[str], cables: Sequence[Cable], whole: bool) -> list[Problem]:
+def problems(
+    hosts: Sequence[str], switches: Sequence[str], cables: Sequence[Cable], whole: bool, shared: Collection[str] = ()
+) -> list[Problem]:
     """What is wrong with the wiring, each with its place: dangling and doubled cables, loops, hosts out of reach.
 
-    `whole` is False when some cables could not be read: then nobody is called out of reach.
+    `whole` is False when some cables could not be read: then nobody is called out of reach. `shared`: which of the
+    switches are shared media.
     """
     found, sound = _cable_problems({*hosts, *switches}, cables)
     groups = _Groups(switches)
     for place, a, b in sound:
-        if a in switches and b in switches and not groups.join(a, b):
-            found.append((place, f"closes a loop of switches between {a} and {b}, frames would circle in it for ever"))
-    ends = {end for _, *pair in sound for end in pair}
+        if a in switches and b in switches:
+            medium = next((end for end in (a, b) if end in shared), None)
+            if medium is not None:
+                found.append((place, f"{medium} is a shared medium, only hosts are joined to it"))
+            elif not groups.join(a, b):
+                found.append(
+                    (place, f"closes a loop of switches between {a} and {b}, frames would circle in it for ever")
+                )
+    found += _doubled(hosts, switches, sound, groups)
     if not whole or len(sound) < len(cables):
         return found  # the cable that is wrong may be the one that is missed
+    ends = {end for _, *pair in sound for end in pair}
     found += [(("switches",), f"{switch} has no link") for switch in switches if switch not in ends]
-    return found + _host_problems(hosts, switches, sound, groups)
+    if len(hosts) > 1:
+        found += [(("hosts", host), f"{host} has no link: give it one") for host in hosts if host not in ends]
+    return found + _out_of_reach([host for host in hosts if host in ends], sound)
 
 
 def _cable_problems(nodes: set[str], cables: Sequence[Cable]) -> tuple[list[Problem], list[Cable]]:
@@ -68,25 +79,20 @@ def _cable_problems(nodes: set[str], cables: Sequence[Cable]) -> tuple[list[Prob
         elif a == b:
             found.append((place, f"joins {a} to itself"))
         elif frozenset((a, b)) in first:
-            where = first[frozenset((a, b))]
-            found.append((place, f"{a} and {b} are joined already by links[{where[1]}], one link per pair"))
+            found.append(
+                (place, f"{a} and {b} are joined already by {dotted(first[frozenset((a, b))])}, one link per pair")
+            )
         else:
             first[frozenset((a, b))] = place
             sound.append((place, a, b))
     return found, sound
 
 
-def _host_problems(
-    hosts: Sequence[str], switches: Sequence[str], cables: Sequence[Cable], groups: _Groups
-) -> list[Problem]:
-    """Hosts do not forward: two of them reach each other by a cable of their own or a group of switches both are at."""
+def _doubled(hosts: Sequence[str], switches: Sequence[str], cables: Sequence[Cable], groups: _Groups) -> list[Problem]:
+    """Switches that hang together are one network, and a host has one address on it."""
     found: list[Problem] = []
     segments: dict[str, set[str]] = {host: set() for host in hosts}
-    direct: set[frozenset[str]] = set()
     for place, a, b in cables:
-        if a in segments and b in segments:
-            direct.add(frozenset((a, b)))
-            continue
         for host, switch in ((a, b), (b, a)):
             if host in segments and switch in switches:
                 segment = groups.of(switch)
@@ -95,22 +101,24 @@ def _host_problems(
                         (place, f"{host} is on the network of {switch} already, one link per host and network")
                     )
                 segments[host].add(segment)
-    apart: dict[str, list[str]] = {host: [] for host in hosts}
-    for a, b in permutations(hosts, 2):
-        if frozenset((a, b)) not in direct and not segments[a] & segments[b]:
-            apart[a].append(b)
-    return found + _out_of_reach(apart, {end for _, *pair in cables for end in pair})
+    return found
 
 
-def _out_of_reach(apart: dict[str, list[str]], linked: set[str]) -> list[Problem]:
-    """One line per host, each pair named once: by the host that misses more of the others."""
+def _out_of_reach(hosts: Sequence[str], cables: Sequence[Cable]) -> list[Problem]:
+    """Hosts forward, so whatever hangs together reaches each other. A line per part, each pair of parts named once.
+
+    hosts: those that have a link.
+    """
+    whole = _Groups(end for _, *pair in cables for end in pair)
+    for _, a, b in cables:
+        whole.join(a, b)
+    parts: dict[str, list[str]] = {}
+    for host in hosts:
+        parts.setdefault(whole.of(host), []).append(host)
+    largest_first = sorted(parts.values(), key=len, reverse=True)
     found: list[Problem] = []
-    if len(apart) > 1:
-        found = [(("hosts", host), f"{host} has no link: give it one") for host in apart if host not in linked]
-    left = {host: [peer for peer in peers if peer in linked] for host, peers in apart.items() if host in linked}
-    while any(left.values()):
-        host = max(left, key=lambda name: len(left[name]))
-        missed = ", ".join(left.pop(host))
-        found.append((("links",), f"{host} cannot reach {missed}: give them a link, or join their switches"))
-        left = {name: [peer for peer in peers if peer != host] for name, peers in left.items()}
+    for index, part in enumerate(largest_first[1:], 1):
+        missed = ", ".join(host for other in largest_first[:index] for host in other)
+        text = f"{', '.join(part)} cannot reach {missed}: give them a link, or join their switches"
+        found.append((("links",), text))
     return found

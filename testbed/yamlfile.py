@@ -16,7 +16,7 @@ import yaml
 from testbed.topology import TopologyError
 
 Place = tuple[str | int, ...]
-_MAX_BYTES = 1_000_000
+_MAX_BYTES = 10_000_000  # a saved run has its traces written out, step by step
 _NOTHING = object()
 
 
@@ -57,26 +57,46 @@ def _shown(value: Any) -> str:
 
 @dataclass
 class Document:
-    """The plain values of a file, the line of each place in it, and the problems found so far, by line."""
+    """The plain values of a file, the line of each place in it, and the problems found so far, by line.
+
+    Short forms may be written out in `value`; `sources` says of such a place where in the file it comes from.
+    """
 
     name: str
     value: Any = None
     lines: dict[Place, int] = field(default_factory=dict)
     found: list[tuple[int, str]] = field(default_factory=list)
     places: set[Place] = field(default_factory=set)  # of the problems found
+    sources: dict[Place, Place] = field(default_factory=dict)
+    said: set[tuple[int, str]] = field(default_factory=set)  # the same as `found`, for looking up
+
+    def source(self, place: Place) -> Place:
+        """Where in the file a place of `value` was written; a place of the file stays as it is."""
+        for length in range(len(place), 0, -1):
+            target = self.sources.get(place[:length])
+            if target is not None and place[: len(target)] != target:
+                return target + place[length:]
+        return place
 
     def problem(self, place: Place, allowed: str, value: Any = _NOTHING, line: int | None = None) -> None:
-        """Note `file:line key = value: what is allowed`; a place that is not there takes its parent's line."""
-        self.places.add(place)
-        known = place
+        """Note `file:line key = value: what is allowed`; a place that is not there takes its parent's line.
+
+        The same line twice, as of one default that many links share, is said once.
+        """
+        written = self.source(place)
+        self.places |= {place, written}
+        known = written
         while known and known not in self.lines:
             known = known[:-1]
         line = line or self.lines.get(known, 1)
-        key = dotted(place)
+        key = dotted(written)
         what = key if value is _NOTHING else f"{key} = {_shown(value)}"
         text = f"{self.name}:{line} {what}: {allowed}" if what else f"{self.name}:{line}: {allowed}"
         # What the file says may hold anything: a line break or a terminal's control codes stay visible, on one line.
-        self.found.append((line, "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text)))
+        said = (line, "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text))
+        if said not in self.said:
+            self.said.add(said)
+            self.found.append(said)
 
     def wrong(self, *place: str | int) -> bool:
         """Whether a problem was found at this place or inside it: what follows from it is not worth a second line."""

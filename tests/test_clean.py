@@ -18,20 +18,21 @@ from testbed.hosts import HOSTS, HostError
 from testbed.ledger import Ledger
 from testbed.processes import look
 from testbed.topology import Host, RunSpec, Topology
+from tests.networks import marked, needs_relay
 
 ROOT = Path(__file__).resolve().parent.parent
 CHILD = """
 import sys
 from testbed.hosts import HOSTS
-from testbed.topology import Host, Link, RunSpec, Switch, Topology
-backend, run_id = sys.argv[1:]
+from testbed.topology import Host, Lane, Link, RunSpec, Switch, Topology
+backend, run_id, *shaper = sys.argv[1:]
 hosts = (Host("h1"), Host("h2"))
 switches = (Switch("s1"),) if backend == "mininet" else ()
-links = tuple(Link(host.name, "s1", 1e7) for host in hosts) if switches else ()
+links = tuple(Link.both(host.name, "s1", Lane(1e7)) for host in hosts) if switches else ()
 topology = Topology("t", backend, hosts, switches, links, RunSpec("h1", "vit-base"))
 daemon = "import os,time\\nif os.fork()==0:\\n os.setsid()\\n if os.fork()==0:\\n  print(os.getpid(),flush=True)"
 daemon += ";time.sleep(600)"
-with HOSTS[backend](topology, run_id) as network:
+with HOSTS[backend](topology, run_id, *shaper) as network:
     log = network.directory / "h1.log"
     network.hosts["h1"].start([sys.executable, "-c", daemon], log).wait()
     while not log.read_text().strip():
@@ -41,11 +42,10 @@ with HOSTS[backend](topology, run_id) as network:
 """
 
 
-def killed_run(backend: str, run_id: str) -> tuple[Path, int]:
+def killed_run(backend: str, run_id: str, *shaper: str) -> tuple[Path, int]:
     """Build a network in a child that is then killed. Returns what it left: its scratch folder and a daemon's pid."""
-    child = subprocess.Popen(
-        [sys.executable, "-c", CHILD, backend, run_id], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    )
+    argv = [sys.executable, "-c", CHILD, backend, run_id, *shaper]
+    child = subprocess.Popen(argv, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     assert child.stdout is not None
     words = child.stdout.readline().split()
     child.kill()
@@ -82,8 +82,9 @@ def bystander() -> Iterator[tuple[str, int]]:
 
 @pytest.mark.root
 @pytest.mark.skipif(os.geteuid() != 0 or shutil.which("mnexec") is None, reason="needs root and mnexec")
-def test_killed_mininet_run_with_bystanders(run_id: str, bystander: tuple[str, int]) -> None:
-    directory, daemon = killed_run("mininet", run_id)
+@pytest.mark.parametrize("shaper", [(), pytest.param(("relay",), marks=needs_relay)], ids=["kernel", "relay"])
+def test_killed_mininet_run_with_bystanders(run_id: str, bystander: tuple[str, int], shaper: tuple[str, ...]) -> None:
+    directory, daemon = killed_run("mininet", run_id, *shaper)
     made = [name for name in os.listdir("/sys/class/net") if name.startswith(clean.prefix(run_id))]
     bridges = [name for name in made if "-" not in name]
     assert len(bridges) == 2  # the switch and the management network
@@ -93,7 +94,7 @@ def test_killed_mininet_run_with_bystanders(run_id: str, bystander: tuple[str, i
     assert f"removed directory {directory}" in shown.stdout
     # Cables may be gone already: their namespaces ended with their processes.
     assert all(f"removed bridge {name}\n" in shown.stdout for name in bridges)
-    assert look(daemon) is None and not directory.exists()
+    assert look(daemon) is None and not directory.exists() and marked(run_id) == []
     assert not any(name.startswith(clean.prefix(run_id)) for name in os.listdir("/sys/class/net"))
     assert not list(Path("/sys/fs/cgroup").glob(f"**/testbed-{run_id}"))
     bridge, holder = bystander

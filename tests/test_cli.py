@@ -10,7 +10,7 @@ from runtime.record import Record
 from testbed.manifest import manifest
 from testbed.store import RunFolder
 
-COMMANDS = ("run", "check", "doctor", "clean", "compare")
+COMMANDS = ("run", "probe", "check", "doctor", "clean", "compare")
 HEAVY = {"torch", "ray", "transformers", "pandas", "numpy", "scipy", "sklearn", "mininet"}
 BROKEN = """\
 name: broken
@@ -18,6 +18,20 @@ backend: local
 hosts: {h1: {cpu: -1}, h2: {colour: red}}
 run: {source: h9, model: vit-base, tokens: 16, methods: [singel], budget: 60}
 """
+LOCAL = """\
+name: two
+backend: local
+hosts: {h1: {}, h2: {}}
+run: {source: h1, model: vit-tiny, tokens: 16, methods: [single], repeats: 1, budget: 60 s}
+"""
+STAR = (
+    LOCAL.replace("local", "mininet")
+    + """\
+switches: [s1]
+defaults: {link: {rate: 10 Mbit/s}}
+links: [h1 - s1, h2 - s1]
+"""
+)
 
 
 def run(*arguments: str | Path, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -51,7 +65,7 @@ def test_both_doors_of_a_command_lead_to_the_same(name: str, tmp_path: Path) -> 
     assert one.stdout == other.stdout and f"testbed {name}" in one.stdout
 
 
-@pytest.mark.parametrize("name", ["run", "check"])
+@pytest.mark.parametrize("name", ["run", "probe", "check"])
 @pytest.mark.parametrize("module", [False, True])
 def test_a_file_that_is_not_there_is_one_line(name: str, module: bool, tmp_path: Path) -> None:
     for wrong in ("nowhere.yaml", tmp_path):
@@ -60,7 +74,7 @@ def test_a_file_that_is_not_there_is_one_line(name: str, module: bool, tmp_path:
         assert len(done.stderr.splitlines()) == 1 and str(wrong) in done.stderr
 
 
-@pytest.mark.parametrize("name", ["run", "check"])
+@pytest.mark.parametrize("name", ["run", "probe", "check"])
 def test_all_mistakes_of_a_file_are_lines_of_their_own_and_nothing_is_started(name: str, tmp_path: Path) -> None:
     (tmp_path / "broken.yaml").write_text(BROKEN)
     done = command(name, True, "broken.yaml", cwd=tmp_path)
@@ -70,6 +84,45 @@ def test_all_mistakes_of_a_file_are_lines_of_their_own_and_nothing_is_started(na
     for words in ("cpu", "colour", "h9", "single", "budget"):
         assert any(words in line for line in lines), words
     assert [path.name for path in tmp_path.iterdir()] == ["broken.yaml"]
+
+
+@pytest.mark.parametrize("name", ["run", "probe"])
+def test_an_unknown_shaper_is_one_line_with_those_that_there_are(name: str, tmp_path: Path) -> None:
+    (tmp_path / "broken.yaml").write_text(BROKEN)
+    done = command(name, False, "broken.yaml", "--shaper", "netme", cwd=tmp_path)
+    assert done.returncode == 2 and done.stdout == "" and len(done.stderr.splitlines()) == 1
+    assert 'did you mean "netem"?' in done.stderr and "tbf" in done.stderr and "relay" in done.stderr
+
+
+@pytest.mark.parametrize("name", ["run", "probe"])
+def test_a_shaper_for_a_network_that_is_not_shaped_is_refused(name: str, tmp_path: Path) -> None:
+    (tmp_path / "local.yaml").write_text(LOCAL)
+    done = command(name, False, "local.yaml", "--shaper", "tbf", cwd=tmp_path)
+    assert done.returncode == 2 and "local" in done.stderr and len(done.stderr.splitlines()) == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["local.yaml"]
+
+
+def test_yes_without_fix_is_refused(tmp_path: Path) -> None:
+    done = command("doctor", False, "--yes", cwd=tmp_path)
+    assert done.returncode == 2 and "--fix" in done.stderr and len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("arguments", [("--draw", "star.yaml"), ("star.yaml", "--draw", "star.svg")])
+def test_check_draws_as_text_and_into_a_file(arguments: tuple[str, ...], tmp_path: Path) -> None:
+    (tmp_path / "star.yaml").write_text(STAR)
+    done = command("check", True, *arguments, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    drawn = (tmp_path / "star.svg").read_text() if "star.svg" in arguments else ""
+    for text in filter(None, (done.stdout, drawn)):
+        assert all(words in text for words in ("h1", "h2", "s1", "10 Mbit/s"))
+    assert drawn.startswith("<") or not drawn
+
+
+def test_a_drawing_of_another_kind_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "star.yaml").write_text(STAR)
+    done = command("check", True, "star.yaml", "--draw", "star.png", cwd=tmp_path)
+    assert done.returncode == 2 and len(done.stderr.splitlines()) == 1 and ".svg" in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["star.yaml"]
 
 
 def test_an_unknown_command_is_refused_with_the_nearest_name(tmp_path: Path) -> None:

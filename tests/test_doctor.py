@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from testbed import abilities, doctor
-from testbed.topology import Host, Link, RunSpec, Switch, Topology, TopologyError, load
+from testbed import abilities, doctor, mend, shape
+from testbed.topology import Host, Lane, Link, RunSpec, Switch, Topology, TopologyError, load
+from testbed.units import show_rate
 
 ROOT = Path(__file__).parent.parent
 STAR = Topology(
@@ -20,7 +21,7 @@ STAR = Topology(
     backend="mininet",
     hosts=(Host("h1"), Host("h2")),
     switches=(Switch("s1"),),
-    links=(Link("h1", "s1", 1e7), Link("h2", "s1", 1e7)),
+    links=(Link.both("h1", "s1", Lane(1e7)), Link.both("h2", "s1", Lane(1e7))),
     run=RunSpec("h1", "vit-tiny"),
 )
 LOCAL = replace(STAR, backend="local", switches=(), links=())
@@ -92,7 +93,7 @@ def test_the_local_backend_needs_nothing_of_a_network():
     assert doctor.refusal(LOCAL) == []
 
 
-@pytest.mark.parametrize("change", [("delay: 0 ms", "delay: 5 ms"), ("rate: 10 Mbit/s", "rate: 1 Gbit/s")])
+@pytest.mark.parametrize("change", [("delay: 0 ms", "delay: 5 s"), ("rate: 10 Mbit/s", "rate: 2 Gbit/s")])
 def test_a_link_that_no_machine_makes_is_a_mistake_of_the_file(tmp_path, change):
     file = tmp_path / "t.yaml"
     file.write_text((ROOT / "topologies/star4_10mbps.yaml").read_text(encoding="utf-8").replace(*change))
@@ -142,7 +143,7 @@ def test_the_probe_agrees_with_the_kernel_and_leaves_nothing():
 def test_a_plain_star_is_refused_exactly_when_something_it_needs_is_missing():
     programs = all(shutil.which(program) for program in doctor.PROGRAMS)
     kernel = all(abilities.works(ability) for ability in ("veth", "bridge", "gso_max_segs"))
-    rates = abilities.qdisc_works("tbf") or abilities.qdisc_works("netem")
+    rates = any(abilities.shaper_why_not(shaper) is None for shaper in shape.SHAPERS)
     assert (doctor.refusal(STAR) == []) is (programs and kernel and rates)
 
 
@@ -154,3 +155,128 @@ def test_the_command_agrees_with_its_last_line():
     missing = sum(line.startswith("missing") for line in done.stdout.splitlines())
     assert done.returncode == (1 if missing else 0)
     assert done.stdout.splitlines()[-1] == (f"{missing} missing" if missing else "all that is needed is here")
+
+
+# --- shapers ---
+
+
+def written(tmp_path: Path, *changes: tuple[str, str]) -> Path:
+    text = (ROOT / "topologies/star4_10mbps.yaml").read_text(encoding="utf-8")
+    for change in changes:
+        assert change[0] in text
+        text = text.replace(*change)
+    file = tmp_path / "t.yaml"
+    file.write_text(text, encoding="utf-8")
+    return file
+
+
+@needs_root
+@pytest.mark.root
+def test_each_shaper_is_a_finding_with_its_envelope_and_the_chosen_one_is_named(tmp_path):
+    file = written(tmp_path, ("delay: 0 ms", "delay: 5 ms"))
+    found = {finding.name: finding for finding in doctor.findings(load(file))}
+    for shaper in shape.SHAPERS:
+        here = abilities.shaper_why_not(shaper) is None
+        assert (found[shaper].state == "ok") is here and "Mbit/s" in found[shaper].detail
+    assert found["shaper"].detail.startswith(f"{shape.choose(load(file))} for star4_10mbps")
+
+
+@needs_root
+@pytest.mark.root
+def test_what_the_forced_shaper_cannot_do_is_refused_at_its_line(tmp_path):
+    if abilities.shaper_why_not("tbf"):
+        pytest.skip("no tbf here")
+    file = written(tmp_path, ("delay: 0 ms", "delay: 5 ms"))
+    (line,) = doctor.problems(load(file), file, "tbf")
+    assert line.startswith(f"{file}:5 defaults.link.delay: tbf keeps rates and queues only")
+    (line,) = doctor.problems(load(file), file, "htb")
+    assert line.startswith(f"{file}:2 backend: shaper htb: there are netem, tbf, relay")
+    local = ROOT / "topologies/local2.yaml"
+    (line,) = doctor.problems(load(local), local, "tbf")
+    assert "local shapes nothing" in line
+
+
+@needs_root
+@pytest.mark.root
+def test_what_is_too_much_for_the_relay_is_refused_with_the_number(tmp_path):
+    if abilities.shaper_why_not("relay"):
+        pytest.skip("no relay here")
+    file = written(tmp_path, ("10 Mbit/s", "100 Mbit/s"), ("delay: 0 ms", "delay: 5 ms"))
+    (line,) = doctor.problems(load(file), file, "relay")
+    assert f"at most {show_rate(shape.HIGHEST_TOTAL_BIT_S)}, these have up to 800 Mbit/s" in line
+    assert line.startswith(f"{file}:")
+
+
+# --- mending ---
+
+
+def finding(tmp_path: Path, name: str, mend: tuple[str, ...] | None = None) -> doctor.Finding:
+    return doctor.Finding(name, "warn", "is ill", "do it", ("touch", str(tmp_path / name)) if mend is None else mend)
+
+
+def test_all_is_mended_with_yes_each_command_once_and_failures_are_told(tmp_path):
+    said: list[str] = []
+    bad = finding(tmp_path, "bad", ("sh", "-c", "echo no such module >&2; exit 3"))
+    ill = [finding(tmp_path, "a"), finding(tmp_path, "a"), bad, finding(tmp_path, "none", ())]
+    assert mend.fix(ill, yes=True, say=said.append) == 2
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+    text = "\n".join(said)
+    assert "    done" in text and "    failed: no such module" in text and "none" not in text
+
+
+@pytest.mark.parametrize(
+    ("answers", "made"), [("y\nn\n", ["a"]), ("n\ny\n", ["b"]), ("\n", []), ("YES\ny\n", ["a", "b"])]
+)
+def test_on_a_terminal_each_is_asked_for(tmp_path, answers, made):
+    """Through a pseudo-terminal, as a person does."""
+    code = (
+        "import sys; from tests.test_doctor import *; from pathlib import Path\n"
+        "folder = Path(sys.argv[1]); mend.fix([finding(folder, 'a'), finding(folder, 'b')])"
+    )
+    ours, theirs = os.openpty()
+    child = subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path)], cwd=ROOT, stdin=theirs, stdout=subprocess.PIPE, text=True
+    )
+    os.close(theirs)
+    os.write(ours, answers.encode() + b"\x04")
+    text, _ = child.communicate()
+    os.close(ours)
+    assert sorted(path.name for path in tmp_path.iterdir()) == made
+    assert text.count("run this? [y/N]") == 2
+
+
+def test_without_a_terminal_all_is_listed_and_nothing_done(tmp_path):
+    code = "import sys; from tests.test_doctor import *\nmend.fix([finding(Path(sys.argv[1]), 'a')])"
+    argv = [sys.executable, "-c", code, str(tmp_path)]
+    done = subprocess.run(argv, cwd=ROOT, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=True)
+    assert f"    touch {tmp_path}/a\nnobody to ask: nothing was done; --yes" in done.stdout
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_leftovers_of_a_crashed_run_are_found_and_removed(tmp_path, monkeypatch):
+    code = "import os, sys; from testbed.hosts import HOSTS; from tests.test_doctor import LOCAL\n"
+    code += "with HOSTS['local'](LOCAL, sys.argv[1]) as network: print(network.directory, flush=True); os.abort()"
+    run_id = os.urandom(4).hex()
+    done = subprocess.run([sys.executable, "-c", code, run_id], cwd=ROOT, capture_output=True, text=True, check=False)
+    folder = Path(done.stdout.strip())
+    assert folder.is_dir()
+    (found,) = [finding for finding in doctor.findings() if finding.name == "leftovers"]
+    assert found.state == "warn" and run_id in found.detail
+    monkeypatch.chdir(ROOT)
+    assert mend.fix([found], yes=True, say=[].append) == 1
+    assert not folder.exists()
+
+
+@needs_root
+@pytest.mark.root
+@pytest.mark.skipif(abilities.works("tap") is not True, reason="no TAP devices here to take away")
+def test_a_device_node_that_is_missing_is_made():
+    """In a mount namespace of its own, so that the machine keeps its own."""
+    code = (
+        "from testbed import abilities, doctor, mend\n"
+        "def ill(): return [f for f in doctor.findings() if f.name == 'relay' and f.state != 'ok']\n"
+        "found = ill(); print(len(found)); mend.fix(found, yes=True); abilities.forget(); print(len(ill()))"
+    )
+    hidden = ["unshare", "--mount", "--", "sh", "-c", 'mount -t tmpfs -o dev tmpfs /dev/net && exec "$@"', "sh"]
+    done = subprocess.run([*hidden, sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[0] == "1" and done.stdout.splitlines()[-1] == "0", done.stdout

@@ -4,33 +4,23 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import secrets
 import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from ipaddress import IPv4Network, ip_address
 from pathlib import Path
 
 import pytest
 
-from testbed import cgroup
+from testbed import cgroup, paths
 from testbed.clean import prefix
 from testbed.hosts import HOSTS, HostError, Network
-from testbed.hosts.layout import layout, used_networks
-from testbed.topology import Host, Link, RunSpec, Switch, Topology
-
-RUN = RunSpec(source="h1", model="vit-base")
-root = [
-    pytest.mark.root,
-    pytest.mark.skipif(os.geteuid() != 0 or shutil.which("mnexec") is None, reason="needs root and mnexec"),
-]
-
-
-def star(count: int = 3, **host: float | int) -> Topology:
-    hosts = tuple(Host(f"h{i + 1}", **host) for i in range(count))  # type: ignore[arg-type]
-    return Topology("star", "mininet", hosts, (Switch("s1"),), tuple(Link(host.name, "s1", 1e7) for host in hosts), RUN)
+from testbed.hosts.layout import Layout, layout, used_networks
+from testbed.topology import Host, Lane, Link, Switch, Topology
+from tests.networks import LANE, RUN, machine, marked, namespaces, needs_relay, qdiscs, remains, ring, root, star
 
 
 def local() -> Topology:
@@ -43,14 +33,15 @@ MESH = Topology(
     (Host("a"), Host("b"), Host("c")),
     (Switch("s1"), Switch("s2")),
     (
-        Link("a", "b", 1e7),
-        Link("a", "s1", 2e7),
-        Link("b", "s1", 2e7),
-        Link("s1", "s2", 2e7),
-        Link("c", "s2", 2e7),
+        Link.both("a", "b", LANE),
+        Link.both("a", "s1", Lane(2e7)),
+        Link.both("b", "s1", Lane(2e7)),
+        Link.both("s1", "s2", Lane(2e7)),
+        Link.both("c", "s2", Lane(2e7)),
     ),
     RUN,
 )
+LINE = replace(ring(4), name="line", links=ring(4).links[:-1])
 
 
 @pytest.fixture
@@ -81,6 +72,38 @@ def test_connected_switches_are_one_network_and_direct_cables_their_own() -> Non
     assert len(everything) == 3
     assert plan.reach("b", "a") == plan.ends("b", True)[0].address  # the direct cable
     assert plan.reach("b", "c") == plan.ends("b", True)[1].address  # through the switches
+
+
+def walked(plan: Layout, topology: Topology, host: str, peer: str) -> list[str]:
+    """The hosts that a packet from `peer` to `host` passes, by the routing tables of the layout alone."""
+    at = {end.address: end.node for cable in plan.cables if cable.link for end in (cable.a, cable.b) if end.address}
+    address, node, passed = plan.reach(host, peer), peer, [peer]
+    assert address is not None and at[address] == host
+    while node != host:
+        route = next((route for route in plan.routes[node] if route.address == address), None)
+        via = route.via if route else address
+        own = [e for e in plan.ends(node, True) if str(e.address).rpartition(".")[0] == via.rpartition(".")[0]]
+        assert len(own) == 1, "the next hop must be on-link, by one interface"
+        assert route is None or route.interface == own[0].interface
+        node = at[via]
+        passed.append(node)
+        assert len(passed) <= len(topology.hosts)
+    return passed
+
+
+@pytest.mark.parametrize("topology", [MESH, star(4), ring(5), ring(6), LINE], ids=lambda topology: topology.name)
+def test_routing_tables_lead_along_the_paths(topology: Topology) -> None:
+    plan = layout(topology, "3f9a12cd")
+    names = [host.name for host in topology.hosts]
+    between = set()
+    for host in names:
+        for peer in names:
+            if peer != host:
+                hops = paths.path(topology, peer, host).hops
+                hosts = [peer, *(hop.receiver for hop in hops if hop.receiver in names)]
+                assert walked(plan, topology, host, peer) == hosts
+                between |= set(hosts[1:-1])
+    assert set(plan.forwarding) == between
 
 
 def test_addresses_keep_away_from_what_the_machine_uses() -> None:
@@ -115,6 +138,14 @@ def test_cpu_share_of_either_version(tmp_path: Path, version: int, on: dict[str,
     assert group.throttled_s() == 1.5
 
 
+@pytest.mark.parametrize(("version", "file"), [(1, "memory.oom_control"), (2, "memory.events")])
+def test_kills_for_memory_of_either_version(tmp_path: Path, version: int, file: str) -> None:
+    group = cgroup.Group(cgroup.Hierarchy(version, tmp_path, None, tmp_path), "run/h1", memory_bytes=1024)
+    (tmp_path / "run/h1").mkdir(parents=True)
+    (tmp_path / "run/h1" / file).write_text("under_oom 0\noom 4\noom_kill 3\n")
+    assert group.killed_for_memory() == 3
+
+
 def test_a_limit_that_the_machine_cannot_keep_is_refused(tmp_path: Path) -> None:
     with pytest.raises(HostError, match="no cgroup controller for memory"):
         cgroup.Group(cgroup.Hierarchy(1, tmp_path, tmp_path, None), "run/h1", memory_bytes=1 << 30).make()
@@ -124,9 +155,13 @@ def test_hierarchy_is_found_by_looking(tmp_path: Path) -> None:
     mounts = tmp_path / "mounts"
     mounts.write_text(f"cgroup2 {tmp_path} cgroup2 rw 0 0\n")
     (tmp_path / "cgroup.controllers").write_text("cpuset cpu io\n")
-    assert cgroup.find(mounts) == cgroup.Hierarchy(2, tmp_path, tmp_path, None)
+    assert cgroup.find(mounts) == cgroup.Hierarchy(2, tmp_path, tmp_path, None, tmp_path)
     mounts.write_text(f"cgroup /v1 cgroup rw,cpu,cpuacct 0 0\ncgroup2 {tmp_path} cgroup2 rw 0 0\n")
     assert cgroup.find(mounts) == cgroup.Hierarchy(1, Path("/v1"), Path("/v1"), None)
+    mounts.write_text("cgroup /v1 cgroup rw,cpu 0 0\ncgroup /v2 cgroup rw,pids 0 0\ncgroup /v3 cgroup rw,memory 0 0\n")
+    found = cgroup.find(mounts)
+    assert found == cgroup.Hierarchy(1, Path("/v1"), Path("/v1"), Path("/v3"), Path("/v2"))
+    assert found.for_real_time.tracks == Path("/v2")
     mounts.write_text("proc /proc proc rw 0 0\n")
     with pytest.raises(HostError, match="none mounted"):
         cgroup.find(mounts)
@@ -152,6 +187,7 @@ def test_local_hosts_run_processes_and_end_them(run_id: str) -> None:
         one, two = network.hosts.values()
         assert one.address_for("h2") == one.data_addresses[0] != two.data_addresses[0]
         assert one.data_interfaces == () and network.ports == () and one.throttled_s() is None
+        assert network.shaping is None and one.killed_for_memory() == 0
         assert one.run([sys.executable, "-c", "print('here')"]).stdout == "here\n"
         log = network.directory / "h1.log"
         # A daemon in the old style: it leaves its parent, its session and its group.
@@ -177,61 +213,12 @@ def test_local_refuses_what_it_cannot_limit(run_id: str) -> None:
         pass
 
 
-def marked(run_id: str) -> list[int]:
-    found = []
-    for path in Path("/proc").glob("[0-9]*/environ"):
-        try:
-            if f"TESTBED_RUN={run_id}".encode() in path.read_bytes():
-                found.append(int(path.parent.name))
-        except OSError:
-            continue
-    return found
+def test_local_shapes_nothing(run_id: str) -> None:
+    with pytest.raises(HostError, match="leave out shaper tbf"), HOSTS["local"](local(), run_id, "tbf"):
+        pass
 
 
 # --- Mininet ---
-
-
-def machine() -> dict[str, object]:
-    """What a run must leave as it was. Other runs' names are left out: they may come and go meanwhile."""
-    settings = {}
-    for folder in ("net/core", "net/ipv4", "kernel/pty"):
-        for path in Path("/proc/sys", folder).glob("*"):
-            if path.is_file() and path.name not in ("nr", "ping_group_range") and os.access(path, os.R_OK):
-                settings[str(path)] = path.read_bytes()
-    for path in Path("/proc/sys/net/ipv4/neigh/default").glob("*"):
-        settings[str(path)] = path.read_bytes() if os.access(path, os.R_OK) else b""
-    mounts = {line for line in Path("/proc/self/mounts").read_text().splitlines() if "/ray" not in line}
-    rules = subprocess.run(["iptables-save"], capture_output=True, text=True, check=False).stdout
-    return {
-        "interfaces": {name for name in os.listdir("/sys/class/net") if not re.match("tb[0-9a-f]{5}", name)},
-        "settings": settings,
-        "mounts": mounts,
-        "rules": [line for line in rules.splitlines() if line.startswith("-")],
-    }
-
-
-def remains(run_id: str, namespaces: set[str]) -> list[str]:
-    """Everything in the machine that is still of this run."""
-    found = [name for name in os.listdir("/sys/class/net") if name.startswith(prefix(run_id))]
-    found += [str(path) for path in Path("/sys/fs/cgroup").glob(f"**/testbed-{run_id}*")]
-    found += [str(path) for path in (Path(f"/run/testbed/{run_id}.jsonl"), Path(f"/tmp/tb-{run_id}")) if path.exists()]
-    for link in Path("/proc").glob("[0-9]*/ns/net"):
-        try:
-            if os.readlink(link) in namespaces:
-                found.append(str(link))
-        except OSError:
-            continue
-    return found + [str(pid) for pid in marked(run_id)]
-
-
-def namespaces(network: Network) -> set[str]:
-    return {host.run(["readlink", "/proc/self/ns/net"]).stdout.strip() for host in network.hosts.values()}
-
-
-def qdiscs(network: Network, host: str) -> dict[str, str]:
-    """Address -> queue discipline of the interface that holds it."""
-    rows = json.loads(network.hosts[host].run(["ip", "-j", "addr"]).stdout)
-    return {info["local"]: row["qdisc"] for row in rows for info in row["addr_info"]}
 
 
 class TestMininet:
@@ -244,7 +231,7 @@ class TestMininet:
         assert machine() == state
 
     def test_a_star_is_as_promised_and_leaves_nothing(self, run_id: str, before: dict[str, object]) -> None:
-        with HOSTS["mininet"](star(cpu=0.4), run_id) as network:
+        with HOSTS["mininet"](star(3, LANE, cpu=0.4), run_id) as network:
             names = list(network.hosts)
             made = namespaces(network)
             assert len(made) == 3 and os.readlink("/proc/self/ns/net") not in made
@@ -291,15 +278,17 @@ class TestMininet:
             assert len(b.data_addresses) == len(b.data_interfaces) == 2
             for source, target in ((a, b), (a, c), (c, b)):
                 source.run(["ping", "-c1", "-W3", target.address_for(source.name)])
-            # What one reaches over the direct cable, the other cannot: nothing is forwarded.
-            with pytest.raises(HostError, match="ping"):
-                c.run(["ping", "-c1", "-W1", b.address_for("a")])
+            # The direct cable is on nobody else's network, and yet reached: through who is at its other end.
+            c.run(["ping", "-c1", "-W3", b.address_for("a")])
         assert remains(run_id, made) == []
 
-    def test_two_networks_at_once(self, run_id: str, before: dict[str, object]) -> None:
+    @pytest.mark.parametrize("shaper", [None, pytest.param("relay", marks=needs_relay)])
+    def test_two_networks_at_once(self, run_id: str, before: dict[str, object], shaper: str | None) -> None:
         other_id = secrets.token_hex(4)
-        with HOSTS["mininet"](star(2), run_id) as one:
-            with HOSTS["mininet"](star(2), other_id) as other:
+        with HOSTS["mininet"](star(2), run_id, shaper) as one:
+            with HOSTS["mininet"](star(2), other_id, shaper) as other:
+                one.hosts["h1"].run(["ping", "-c1", "-W3", one.hosts["h2"].address_for("h1")])
+                other.hosts["h1"].run(["ping", "-c1", "-W3", other.hosts["h2"].address_for("h1")])
                 made = namespaces(other)
                 assert other.control_address != one.control_address
             assert remains(other_id, made) == []
@@ -316,12 +305,14 @@ class TestMininet:
         assert remains(run_id, made) == []
 
     def test_a_network_half_built_is_taken_down(self, run_id: str, before: dict[str, object]) -> None:
-        link = Link("h1", "s1", 1e7, queue_bytes=1 << 50)  # more than tc can say
-        broken = Topology("t", "mininet", (Host("h1"),), (Switch("s1"),), (link,), RUN)
-        with pytest.raises(HostError, match=r"tc qdisc replace .* ended with"), HOSTS["mininet"](broken, run_id):
+        broken = star(1, Lane(1e7, queue_bytes=1 << 50))  # more than tc can say
+        with pytest.raises(HostError, match=r"tc qdisc replace .* ended with"), HOSTS["mininet"](broken, run_id, "tbf"):
             pass
         assert remains(run_id, set()) == []
-        with pytest.raises(HostError, match=r"cgroup .* = -7"), HOSTS["mininet"](star(1, memory_bytes=-7), run_id):
+        with (
+            pytest.raises(HostError, match=r"cgroup .* = -7"),
+            HOSTS["mininet"](star(1, LANE, memory_bytes=-7), run_id),
+        ):
             pass
         assert remains(run_id, set()) == []
 
@@ -333,7 +324,8 @@ class TestMininet:
         """In a network namespace of its own, so that the machine's firewall stays as it is."""
         if chain == "FORWARD" and not Path("/proc/sys/net/bridge/bridge-nf-call-iptables").exists():
             pytest.skip("this kernel's firewall does not look into bridges")
-        code = f"from tests.test_hosts import *\nwith HOSTS['mininet'](star(2), {run_id!r}): pass"
+        code = "from testbed.hosts import *\nfrom tests.networks import *\n"
+        code += f"with HOSTS['mininet'](star(2), {run_id!r}): pass"
         # /sys shows the interfaces of the namespace in which it was mounted, and cgroups are below it.
         script = f"""
             mount --rbind /sys/fs/cgroup /mnt && mount -t sysfs sysfs /sys &&

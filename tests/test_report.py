@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from runtime.record import Record
-from testbed import report
+from testbed import report, tables
 from testbed.compare import compare, differences
 from testbed.manifest import manifest
 from testbed.notes import Note
@@ -18,15 +18,22 @@ from testbed.store import RunData, RunFolder, load
 from testbed.summary import summary
 
 RUN_YAML = (
-    "name: star2\nbackend: mininet\nhosts: {{h1: {{}}, h2: {{}}}}\n"
+    "name: star2\nbackend: mininet\nhosts: {{h1: {{}}, h2: {{}}}}\nlinks: [{{between: h1 - h2, rate: 10 Mbit/s}}]\n"
     "run: {{source: h1, model: vit-base, weights: {weights}, tokens: 16, repeats: 3, budget: 60 s}}\n"
 )
+NETWORK = "backend: mininet\nhosts: {h1: {}, h2: {}}\nlinks: [{between: h1 - h2, rate: 10 Mbit/s}]"
 LATENCY_S = {"single": 0.5, "sequence": 0.2, "astra G=32": 0.1}
 SENT_BYTES = {"single": [0], "sequence": [1_806_336, 1_806_336], "astra G=32": [320, 280]}
 DUE = {"rtt_s": 1e-4, "goodput_bit_s": 9.4e6, "message_s": {"1000": 0.0017, "256000": 0.2187}}
 LINK = {
-    "from": "h1", "to": "h2", "attempt": 1, "declared": {"rate_bit_s": 1e7}, "expected": DUE,
+    "when": "before", "from": "h1", "to": "h2", "attempt": 1, "declared": {"rate_bit_s": 1e7}, "expected": DUE,
     "measured": {**DUE, "goodput_bit_s": 9.12e6}, "verdict": "ok", "why": "",
+}  # fmt: skip
+AFTER = {**LINK, "when": "after"}
+COUNTED = {"frames": 990, "bytes": 1e6, "queue_drops": 0, "lost": 10, "overruns": 0, "declared_loss": 0.01}
+WATCHED = {
+    "label": "single", "seconds": 10.0, "directions": {"h1 -> s1": COUNTED}, "throttled_s": {}, "verdict": "ok",
+    "why": "", "lateness": {"frames": 1, "median_s": 4e-5, "p99_s": 9e-5, "most_s": 2e-3, "cpu_s": 1.0},
 }  # fmt: skip
 
 
@@ -37,7 +44,7 @@ def saved(path: Path, weights: str = "pretrained", faster: float = 1.0) -> RunDa
         folder.write_text("run.yaml", RUN_YAML.format(weights=weights))
         machine = {"cores": 8, "cpu": f"cpu of {weights}"}
         folder.write_json("manifest.json", manifest([], {}, {"git": None, "machine": machine}))
-        folder.write_json("links.json", [LINK])
+        folder.write_json("links.json", [LINK, AFTER])
         methods: list[dict[str, Any]] = [
             {"method": label.split()[0], "label": label, "options": {}, "status": "ok", "error": None,
              "equals_single": label != "astra G=32", "payload_formula": sent}
@@ -73,7 +80,7 @@ def plain(width: int = 100) -> tuple[Console, StringIO]:
 
 def shown(run: RunData, notes: list[Note] | None = None, width: int = 100) -> list[str]:
     console, text = plain(width)
-    report.render(summary(run), run.links, notes or [], console)
+    report.render(summary(run), run, notes or [], console)
     return text.getvalue().splitlines()
 
 
@@ -124,9 +131,10 @@ def test_links_show_what_was_due_and_what_was_measured(tmp_path: Path) -> None:
     console, text = plain()
     report.render_links([LINK, wrong], console)
     lines = text.getvalue().splitlines()
-    assert lines[0].split() == ["link", "rtt", "goodput", "1000", "B", "256", "kB", "verdict"]
-    assert line_of(lines, "due") == "due 100 us 9.4 Mbit/s 1.7 ms 219 ms"
-    assert line_of(lines, "h1 > h2") == "h1 > h2 100 us 9.12 Mbit/s 1.7 ms 219 ms ok"
+    assert lines[0].split() == ["rtt", "goodput", "1", "kB", "256", "kB"]
+    assert lines[1].split() == ["link", "ms", "Mbit/s", "ms", "ms", "verdict"]
+    assert line_of(lines, "due") == "due 0.1 9.4 1.7 219"
+    assert line_of(lines, "h1 > h2") == "h1 > h2 0.1 9.12 1.7 219 ok"
     assert line_of(lines, "h2 > h1") == "h2 > h1 - - - - wrong"
     assert lines[-1] == "h2 > h1 wrong: no measurement: refused"
 
@@ -141,7 +149,101 @@ def test_links_of_any_other_form_are_shown_too() -> None:
         "verdict": "ok",
     }
     report.render_links([link, {"from": "b", "to": "a", "verdict": "wrong"}], console)
-    assert "1 %" in text.getvalue() and "2 %" in text.getvalue()
+    assert text.getvalue().splitlines()[1].split() == ["link", "%", "verdict"]
+    assert line_of(text.getvalue().splitlines(), "a > b") == "a > b 2 ok"
+
+
+def test_links_with_delay_and_loss_fit_into_80_columns() -> None:
+    console, text = plain(80)
+    due = {
+        "rtt_s": 0.0215,
+        "goodput_bit_s": None,
+        "loss": 0.0199,
+        "message_s": {f"{4**i}000": 4.0**i for i in range(5)},
+    }
+    rows = [
+        {**LINK, "from": "h10", "to": f"h{i}", "expected": due, "measured": {**due, "loss": 0.0123}, "attempt": 2}
+        for i in (11, 16)
+    ]
+    report.render_links([*rows, {**rows[1], "verdict": "degraded", "why": "late"}], console)
+    lines = text.getvalue().splitlines()
+    assert lines[0].split()[:2] == ["rtt", "loss"]
+    assert line_of(lines, "h10 > h11 again") == "h10 > h11 again 21.5 1.23 1000 4000 16000 64000 256000 ok"
+    assert sum(line.startswith("due") for line in lines) == 1 and all(len(line) <= 80 for line in lines)
+    assert lines[-1] == "h10 > h16 again degraded: late"
+
+
+def test_after_the_run_is_a_line_unless_something_is_wrong() -> None:
+    console, text = plain()
+    wrong = {**AFTER, "from": "h2", "to": "h1", "verdict": "wrong", "why": "RTT is 9 ms, not 1 ms"}
+    report.render_links([LINK, AFTER], console)
+    assert text.getvalue().splitlines()[-1] == "after the run, measured again: all 1 as declared"
+    assert sum(line.startswith("h1 > h2") for line in text.getvalue().splitlines()) == 1
+    report.render_links([LINK, AFTER, wrong], console)
+    *_, told, why = text.getvalue().splitlines()
+    assert told == "after the run, measured again: 1 of 2 as declared"
+    assert why == "h2 > h1 after wrong: RTT is 9 ms, not 1 ms"
+
+
+def with_file(path: Path, name: str, content: Any) -> RunData:
+    """The run, with this file of its folder written anew."""
+    saved(path)
+    (path / name).write_text(json.dumps(content))
+    return load(path)
+
+
+def test_a_network_that_was_wrong_after_the_run_makes_it_not_valid(tmp_path: Path) -> None:
+    wrong = {**AFTER, "verdict": "wrong", "why": "a long transfer gets 5 Mbit/s, not 9.4 Mbit/s"}
+    run = with_file(tmp_path / "out", "links.json", [LINK, wrong])
+    said = "after the run: h1 > h2 wrong: a long transfer gets 5 Mbit/s, not 9.4 Mbit/s"
+    assert summary(run)["network"] == {"verdict": "wrong", "reasons": [said]}
+    text = " ".join(" ".join(shown(run, width=80)).split())
+    assert f"NOT VALID, the network was not the declared one: {said}" in text
+
+
+def test_without_a_probe_after_the_run_nothing_is_verified(tmp_path: Path) -> None:
+    run = with_file(tmp_path / "out", "links.json", [LINK])
+    assert summary(run)["network"]["verdict"] == "unverified"
+    assert any(line.startswith("NOT VERIFIED: the run ended before") for line in shown(run))
+
+
+def test_a_method_during_which_frames_were_late_is_degraded_and_named(tmp_path: Path) -> None:
+    late = {**WATCHED, "label": "sequence", "verdict": "degraded", "why": "1 of 100 frames came 2 ms late"}
+    run = with_file(tmp_path / "out", "watch.json", [WATCHED, late])
+    found = summary(run)
+    assert found["network"] == {"verdict": "degraded", "reasons": ["sequence: 1 of 100 frames came 2 ms late"]}
+    assert [m["network"] for m in found["methods"]] == ["ok", "degraded", None, None]
+    assert any(line.startswith("DEGRADED") and "sequence: 1 of 100" in line for line in shown(run, width=200))
+
+
+def test_what_happened_on_the_network_is_told_in_lines(tmp_path: Path) -> None:
+    full = {**WATCHED, "directions": {"h1 -> s1": {**COUNTED, "queue_drops": 7}}}
+    lines = shown(with_file(tmp_path / "out", "watch.json", [full]))
+    assert "lost of 1000 frames while methods ran: 1 % in h1 -> s1 (1 % declared)" in lines
+    assert "full queues dropped 7 frames: h1 -> s1 7" in lines
+    assert "relay: frames late by 40 us (median), 90 us (99 %), 2 ms at most; 0.1 of a core" in lines
+    control = {"nodes": 3, "ray_up_s": 5.2, "memory_bytes": 420e6, "bytes_per_s": 2400.0}
+    lines = shown(with_file(tmp_path / "other", "control.json", control))
+    assert "control (Ray): up in 5.2 s, 420 MB in 3 nodes, 2400 B/s beside the links" in lines
+    assert summary(load(tmp_path / "other"))["control"] == control
+
+
+def test_changes_are_one_line_for_the_methods_that_met_them(tmp_path: Path) -> None:
+    down = {"at_s": 2.0, "applied_s": 2.004, "where": "h2 -> s1", "what": "down", "error": None}
+    walk = [
+        {**down, "label": "tensor", "at_s": float(s), "applied_s": float(s), "what": f"{s} Mbit/s"} for s in range(9)
+    ]
+    changes = [*({**down, "label": label} for label in ("single", "sequence")), *walk]
+    lines = shown(with_file(tmp_path / "out", "changes.json", changes))
+    assert "the network changed while single, sequence ran: at 2 s h2 -> s1 down" in lines
+    words = "9 changes of h2 -> s1 from 0 ms to 8 s, see changes.json; 4 ms late at most"
+    assert f"the network changed while tensor ran: {words}" in " ".join(lines)
+
+
+def test_a_change_that_could_not_be_made_is_a_wrong_network(tmp_path: Path) -> None:
+    failed = {"label": "single", "at_s": 2.0, "applied_s": 2.0, "where": "h2 -> s1", "what": "down", "error": "tc: no"}
+    found = summary(with_file(tmp_path / "out", "changes.json", [failed]))["network"]
+    assert found == {"verdict": "wrong", "reasons": ["single: at 2 s h2 -> s1 down was not applied: tc: no"]}
 
 
 @pytest.mark.parametrize(
@@ -149,7 +251,7 @@ def test_links_of_any_other_form_are_shown_too() -> None:
     [(0, "0 B"), (9999, "9999 B"), (10_000, "10 kB"), (1_806_336, "1.81 MB"), (21_676_032, "21.7 MB"), (3e9, "3 GB")],
 )
 def test_sizes_have_three_digits(size_bytes: int, words: str) -> None:
-    assert report.size(size_bytes) == words
+    assert tables.size(size_bytes) == words
 
 
 def test_comparing_one_run_is_its_report(tmp_path: Path) -> None:
@@ -181,7 +283,7 @@ def differing(tmp_path: Path, *networks: str) -> list[str]:
     for path, network in zip(paths, networks, strict=True):
         saved(path)
         text = RUN_YAML.format(weights="pretrained")
-        (path / "run.yaml").write_text(text.replace("backend: mininet\nhosts: {h1: {}, h2: {}}", network))
+        (path / "run.yaml").write_text(text.replace(NETWORK, network))
     console, text_io = plain()
     compare(paths, console)
     return [line for line in text_io.getvalue().splitlines() if line.startswith(("Differs", "Note"))]
@@ -191,6 +293,12 @@ def test_runs_that_differ_in_one_link_say_which_and_how(tmp_path: Path) -> None:
     links = "links: [{between: h1 - s1, rate: 10 Mbit/s}, {between: %s, rate: %s}]"
     lines = differing(tmp_path, links % ("h3 - s1", "10 Mbit/s"), links % ("s1 - h3", "5 Mbit/s"))
     assert lines == ["Differs: links.h3 - s1.rate: A 10 Mbit/s; B 5 Mbit/s"]
+
+
+def test_directions_of_a_link_are_compared_whichever_end_is_named_first(tmp_path: Path) -> None:
+    one = "links: [{between: h3 - s1, up: {rate: 1 Mbit/s}, down: {rate: 9 Mbit/s}}]"
+    other = "links: [{between: s1 - h3, up: {rate: 9 Mbit/s}, down: {rate: 2 Mbit/s}}]"
+    assert differing(tmp_path, one, other) == ["Differs: links.h3 - s1.up.rate: A 1 Mbit/s; B 2 Mbit/s"]
 
 
 def test_differences_are_words_and_alike_ones_share_a_line(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from testbed import experiment
 from testbed import topology as topologies
 from tests import runs
 
@@ -118,13 +119,15 @@ def test_records_hold_every_request_of_every_device(finished: tuple[Path, int, s
 def test_the_folder_tells_what_the_run_stood_on(finished: tuple[Path, int, str]) -> None:
     out, _, _ = finished
     manifest = runs.read(out, "manifest.json")
+    verdict = runs.read(out, "summary.json")["network"]["verdict"]
     assert manifest["command"][-1] == str(out)
     assert manifest["versions"]["ray"] == "2.60.0"
     assert manifest["sysctls"]["net.ipv4.tcp_congestion_control"]
     links = runs.read(out, "links.json")
     if manifest["backend"] == "local":
-        assert links == []
+        assert links == [] and verdict == "unshaped"
     else:
+        assert verdict == "ok" and {row["when"] for row in links} == {"before", "after"}
         crossed = {link for row in links for link in row["links"] if row["verdict"] == "ok"}
         assert crossed == {f"h{i} -> s1" for i in (1, 2, 3)} | {f"s1 -> h{i}" for i in (1, 2, 3)}
     for host in ("h1", "h2", "h3"):
@@ -190,6 +193,110 @@ def test_a_ray_node_that_dies_costs_its_methods_and_not_the_run(tmp_path: Path) 
     assert runs.left_behind(out) == []
 
 
+@pytest.mark.root
+@NETWORK
+def test_links_that_change_and_a_device_that_the_file_kills(tmp_path: Path) -> None:
+    """Delay, loss, a trace, an outage and a kill in one run: measured before and after, told as they were applied."""
+    out = tmp_path / "out"
+    values = STREAM | {"methods": "[sequence, single]"}
+    code, text = runs.run(runs.topology(tmp_path, runs.CHANGING, **values), out)
+    assert code == 1, text
+    found = runs.read(out, "summary.json")
+    sequence, single = found["methods"]
+    assert single["status"] == "ok" and sequence["failed_host"] == "h3", text
+    assert sequence["error"].startswith("the file kills the device on h3 at 2.5 s: h3 lost in sequence")
+    _told_before_and_after(out, found)
+    changes = runs.read(out, "changes.json")
+    assert all(row["error"] is None and row["applied_s"] >= row["at_s"] for row in changes)
+    for label in ("sequence", "single"):
+        met = [(row["at_s"], row["where"], row["what"]) for row in changes if row["label"] == label]
+        down = [(0.2, "h2 -> s1", "down"), (0.2, "s1 -> h2", "down")]
+        again = [(0.5, "h2 -> s1", "up again"), (0.5, "s1 -> h2", "up again")]
+        assert met[:5] == [*down, (0.5, "h1 -> s1", "rate 10 Mbit/s"), *again]
+        assert met[5:7] == [(1.0, "h1 -> s1", "rate 20 Mbit/s"), (2.5, "h3", "killed")]
+    lines = " ".join(text.split())
+    for words in (
+        "the network changed while sequence, single ran",
+        "frames while methods ran: ",
+        "control (Ray): up",
+    ):
+        assert words in lines
+    assert runs.left_behind(out) == []
+
+
+def _told_before_and_after(out: Path, found: dict[str, Any]) -> None:
+    """Links with delay and loss as declared at both ends of the run, and what was seen of them in between."""
+    links = runs.read(out, "links.json")
+    for when in ("before", "after"):
+        rows = [row for row in links if row["when"] == when]
+        assert {hop for row in rows for hop in row["links"]} >= {f"h{i} -> s1" for i in (1, 2, 3)}
+        good = [row["measured"] for row in rows if row["verdict"] != "wrong"]
+        assert any(abs(m["rtt_s"] - 0.02) < 0.005 for m in good if "rtt_s" in m)
+        assert any(0 < m["loss"] < 0.06 for m in good if "loss" in m)
+    assert found["network"]["verdict"] in ("ok", "degraded"), found["network"]
+    for row in runs.read(out, "watch.json"):
+        assert row["verdict"] in ("ok", "degraded")
+        declared = {name: seen["declared_loss"] for name, seen in row["directions"].items()}
+        assert (
+            declared["h2 -> s1"] is declared["s1 -> h2"] is None
+            and declared["h3 -> s1"] == declared["h1 -> s1"] == 0.01
+        )
+    first = runs.read(out, "watch.json")[0]["directions"]
+    assert sum(seen["lost"] for seen in first.values()) > 0 and all(seen["overruns"] == 0 for seen in first.values())
+    assert found["control"]["nodes"] == 4 and found["control"]["memory_bytes"] > 100e6
+    assert 0 < found["control"]["bytes_per_s"] < 10e6 and 0 < found["control"]["ray_up_s"] < 60
+
+
+@pytest.mark.root
+@NETWORK
+def test_a_host_over_its_memory_is_said_so_and_a_link_that_is_wrong_afterwards_makes_all_not_valid(
+    tmp_path: Path,
+) -> None:
+    """The second host holds a Ray node and no model; meanwhile the test makes a link slower than it is declared."""
+    out = tmp_path / "out"
+    values = {"model": "vit-base", "methods": "[single, sequence]", "repeats": 1, "memory": "400 MiB"}
+    with runs.started(runs.topology(tmp_path, runs.SMALL, **values), out, "--shaper", "tbf") as process:
+        runs.until(lambda: runs.records(out), process)
+        _slow_down(runs.read(out, "manifest.json")["run_id"])
+        output, _ = process.communicate(timeout=runs.LIMIT_S)
+    assert process.returncode == 3, output
+    found = runs.read(out, "summary.json")
+    single, sequence = found["methods"]
+    assert single["status"] == "ok" and sequence["failed_by"] == "memory"
+    assert sequence["error"] == "h2 went over its memory of 400 MiB: the kernel ended its device process"
+    assert found["network"]["verdict"] == "wrong" and "after the run" in found["network"]["reasons"][0]
+    lines = " ".join(output.split())
+    assert "NOT VALID" in lines and "Note: h2 went over its memory of 400 MiB during sequence" in lines
+    assert runs.read(out, "manifest.json")["shaper"] == "tbf"
+    assert runs.left_behind(out) == []
+
+
+def _slow_down(run_id: str) -> None:
+    """Give one port of the run's switch a fifth of its rate, as somebody else on the machine might."""
+    shown = subprocess.run(["tc", "qdisc", "show"], capture_output=True, text=True, check=True).stdout
+    ports = [words[4] for line in shown.splitlines() if (words := line.split())[1] == "tbf"]
+    port = next(name for name in ports if name.startswith(f"tb{run_id[:5]}"))
+    slow = ["rate", "4mbit", "burst", "1600", "limit", "65536"]
+    subprocess.run(["tc", "qdisc", "change", "dev", port, "root", "tbf", *slow], check=True)
+
+
+@pytest.mark.parametrize(
+    ("verdict", "statuses", "code"),
+    [
+        ("ok", ["ok", "ok"], 0),
+        ("ok", ["ok", "failed"], 1),
+        ("unshaped", ["ok"], 0),
+        ("degraded", ["ok"], 4),
+        ("degraded", ["failed"], 1),
+        ("wrong", ["failed"], 3),
+        ("unverified", ["ok"], 3),
+    ],
+)
+def test_the_exit_status_is_the_worst_that_is_known(verdict: str, statuses: list[str], code: int) -> None:
+    found = {"network": {"verdict": verdict, "reasons": []}, "methods": [{"status": status} for status in statuses]}
+    assert experiment.status(found) == code
+
+
 def _failed(out: Path) -> dict[str, Any] | None:
     return next((m for m in runs.read(out, "methods.json") if m.get("failed_host")), None)
 
@@ -210,6 +317,7 @@ def test_an_interrupted_run_keeps_its_records_and_leaves_nothing(
     assert methods["single"]["status"] == "ok"
     assert methods["sequence"]["status"] == "failed"
     assert "middle" in methods["sequence"]["error"]
+    assert runs.read(out, "summary.json")["network"]["verdict"] == ("unverified" if text == runs.STAR else "unshaped")
     assert methods["pipeline"]["status"] == "skipped"
     assert runs.records(out)
     assert runs.left_behind(out) == []

@@ -41,6 +41,7 @@ def test_a_folder_reads_back(tmp_path: Path) -> None:
     assert run.manifest["command"] == ["testbed", "run"]
     assert run.records == [row(0), row(1)]
     assert (run.links, run.methods, run.summary, run.skipped) == ([], [], None, ())
+    assert (run.watch, run.changes, run.control) == ([], [], None)
 
 
 def test_two_runs_of_one_second_have_two_folders_named_by_the_time(tmp_path: Path) -> None:
@@ -108,6 +109,9 @@ def test_a_line_that_is_no_record_is_refused(tmp_path: Path, line: str) -> None:
         ("methods.json", "[3]"),
         ("methods.json", '[{"method": "single"}]'),
         ("links.json", "[{}]"),
+        ("watch.json", '[{"label": "single"}]'),
+        ("changes.json", "[3]"),
+        ("control.json", "[]"),
     ],
 )
 def test_a_damaged_file_is_refused_in_one_line_that_names_it(tmp_path: Path, name: str, text: str) -> None:

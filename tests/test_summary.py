@@ -256,9 +256,10 @@ def test_slower_than_single_says_what_dominates(tmp_path: Path) -> None:
 
 def test_notes_that_need_more_than_records(tmp_path: Path) -> None:
     single_and_sequence(tmp_path / "out", weights="random")
-    held = {"throttled_s": {"h1": 1.605, "h2": 0.0}}
+    held = {"throttled_s": {"h1": 1.605, "h2": 0.0}, "verdict": "ok", "why": ""}
     changed(tmp_path / "out", "manifest.json", lambda manifest: {**manifest, "byte_tokens": True})
-    found = codes(changed(tmp_path / "out", "methods.json", lambda methods: [{**entry, **held} for entry in methods]))
+    (tmp_path / "out" / "watch.json").write_text(json.dumps([{"label": label, **held} for label in ("a", "b")]))
+    found = codes(load(tmp_path / "out"))
     assert set(found) == {"byte-tokens", "cpu-share", "few"}  # that weights are random is the report's first line
     assert found["cpu-share"].seen == "held back by the declared cpu (0.4): h1 3.2 s"
 
@@ -283,6 +284,23 @@ def test_a_host_that_failed_is_named_with_where_to_look(tmp_path: Path) -> None:
     methods = [method("single", [0]), method("sequence", None, **lost), method("tensor", None, **lost)]
     found = codes(saved(tmp_path / "out", methods, records))["host-failed"]
     assert found.seen == "h2, h3 ended or failed during sequence, tensor" and "h2.log, h3.log" in found.advice
+
+
+@pytest.mark.parametrize(("by", "noted"), [("memory", {"memory"}), ("event", set())])
+def test_a_host_that_the_file_or_its_memory_ended_is_not_said_to_have_failed(
+    tmp_path: Path, by: str, noted: set[str]
+) -> None:
+    lost = {"status": "failed", "error": "h2 lost", "failed_host": "h2", "failed_by": by}
+    methods = [method("single", [0]), method("sequence", None, **lost)]
+    found = codes(saved(tmp_path / "out", methods, rows("single", 0, 1.0, ranks=1)))
+    assert found.keys() & {"memory", "host-failed"} == noted
+
+
+def test_hosts_that_forward_are_named(tmp_path: Path) -> None:
+    single_and_sequence(tmp_path / "out")
+    row = {"from": "h1", "to": "h3", "links": ["h1 -> h2", "h2 -> s1", "s1 -> h3"], "verdict": "ok"}
+    (tmp_path / "out" / "links.json").write_text(json.dumps([row]))
+    assert codes(load(tmp_path / "out"))["forwarding"].seen == "frames of other hosts go through h2"
 
 
 @pytest.mark.parametrize(("declared", "noted"), [("[sequence]", True), ("[single, sequence]", False)])

@@ -8,11 +8,10 @@ import re
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 from testbed.paths import Unreachable, path
-from testbed.topology import Host, Link, MethodSpec, RunSpec, Switch, Topology, TopologyError, dump, load
+from testbed.topology import Host, Lane, Link, Loss, MethodSpec, RunSpec, Switch, Topology, TopologyError, dump, load
+from tests.files import loaded, problems
 
 SHIPPED = sorted(Path(__file__).parent.parent.joinpath("topologies").glob("*.yaml"))
 GOOD = """\
@@ -31,21 +30,6 @@ run:
 """
 
 
-def problems(tmp_path: Path, text: str) -> list[str]:
-    """The problems of a file `t.yaml` with this text, its folder left out."""
-    file = tmp_path / "t.yaml"
-    file.write_text(text, encoding="utf-8")
-    with pytest.raises(TopologyError) as caught:
-        load(file)
-    return [line.replace(f"{tmp_path}/", "") for line in caught.value.problems]
-
-
-def loaded(tmp_path: Path, text: str) -> Topology:
-    file = tmp_path / "t.yaml"
-    file.write_text(text, encoding="utf-8")
-    return load(file)
-
-
 def test_the_contract_file_means_what_it_says():
     topology = load(next(file for file in SHIPPED if file.stem == "star4_10mbps"))
     assert topology == Topology(
@@ -53,7 +37,7 @@ def test_the_contract_file_means_what_it_says():
         backend="mininet",
         hosts=tuple(Host(f"h{i}", 0.4) for i in range(1, 5)),
         switches=(Switch("s1"),),
-        links=tuple(Link(f"h{i}", "s1", 1e7, queue_bytes=65536) for i in range(1, 5)),
+        links=tuple(Link.both(f"h{i}", "s1", Lane(1e7, queue_bytes=65536)) for i in range(1, 5)),
         run=RunSpec(
             source="h1",
             model="vit-base",
@@ -82,14 +66,14 @@ def test_every_shipped_file_loads_and_survives_a_round_trip(file, tmp_path):
 
 def test_what_a_link_says_goes_before_the_defaults(tmp_path):
     first, second = loaded(tmp_path, GOOD).links
-    assert first == Link("h1", "s1", 1e7)
-    assert second == Link("h2", "s1", 5e6, 0.005, 0.001, 0.01, 131072)
+    assert first == Link.both("h1", "s1", Lane(1e7))
+    assert second == Link.both("h2", "s1", Lane(5e6, 0.005, 0.001, False, Loss(0.01), 131072))
 
 
 def test_a_queue_left_out_is_one_bandwidth_delay_product_or_64_kib():
-    assert Link("a", "b", 1e7, 0.001).queue_bytes == 65536
-    assert Link("a", "b", 1e8, 0.1).queue_bytes == 1_250_000
-    assert Link("a", "b", 1e7).worst_queue_s == pytest.approx(0.0524288)
+    assert Lane(1e7, 0.001).queue_bytes == 65536
+    assert Lane(1e8, 0.1).queue_bytes == 1_250_000
+    assert Lane(1e7).worst_queue_s == pytest.approx(0.0524288)
 
 
 def test_defaults_of_the_run(tmp_path):
@@ -123,7 +107,9 @@ BAD = [
     ("[s1]", "[s1, h1]", "4 switches[1]", "taken already"),
     ("[s1]", "[s1, s1]", "4 switches[1]", "taken already"),
     ("[s1]", "[s1, s2]", "4 switches", "s2 has no link"),
-    ("[s1]", "{s1: {type: hub}}", '4 switches.s1.type = "hub"', "'bridge' or 'ovs'"),
+    ("[s1]", "{s1: {type: hub}}", '4 switches.s1.type = "hub"', "'bridge', 'ovs' or 'shared'"),
+    ("[s1]", "{s1: {rate: 1 Mbit/s}}", '4 switches.s1.rate = "1 Mbit/s"', "only a switch of type: shared has a rate"),
+    ("[s1]", "{s1: {type: shared}}", "4 switches.s1.rate", "is missing: that of the shared medium"),
     ("[s1]", "s1", '4 switches = "s1"', "give a list"),
     ("rate: 10 Mbit/s", "rate: 10", "5 defaults.link.rate = 10", 'give a unit, e.g. "10 Mbit/s"'),
     ("rate: 10 Mbit/s", "delay: 1 ms", "7 links[0].rate", "is missing"),
@@ -136,6 +122,50 @@ BAD = [
     ("rate: 5 Mbit/s", "rate: 0 Mbit/s", '8 links[1].rate = "0 Mbit/s"', "above 0"),
     ("rate: 5 Mbit/s", "rate: 5 mbps", '8 links[1].rate = "5 mbps"', "use bit/s, kbit/s, Mbit/s"),
     ("delay: 5 ms", "delay: 0.5 ms", "8 links[1].jitter", "must not exceed the delay"),
+    ("delay: 5 ms", "delay: 1.1 s", '8 links[1].delay = "1.1 s"', "0 to 1 s one way"),
+    ("delay: 5 ms", "reorder: 1", "8 links[1].reorder = 1", "true or false"),
+    ("loss: 1 %", "loss: 100 %", '8 links[1].loss = "100 %"', "below 100 %"),
+    ("loss: 1 %", "loss: [1 %]", '8 links[1].loss = ["1 %"]', "or bursts"),
+    ("loss: 1 %", "loss: {mean: 1 %}", "8 links[1].loss.burst", "is missing"),
+    ("loss: 1 %", "loss: {mean: 1 %, brst: 4}", "8 links[1].loss.brst", 'did you mean "burst"?'),
+    ("loss: 1 %", "loss: {mean: 1 %, burst: 0.5}", "8 links[1].loss.burst = 0.5", "at least 1"),
+    ("loss: 1 %", "loss: {mean: 90 %, burst: 4}", "8 links[1].loss", "longer bursts"),
+    ("loss: 1 %", "loss: {enter: 1 %, leve: 25 %}", "8 links[1].loss.leve", 'did you mean "leave"?'),
+    ("loss: 1 %", "loss: {enter: 1, leave: 25 %}", "8 links[1].loss.enter = 1", "give a unit"),
+    ("loss: 1 %", "loss: {enter: 1 %, leave: 0 %}", "8 links[1].loss", "below 100 %"),
+    ("loss: 1 %", "up: 5 ms", '8 links[1].up = "5 ms"', "give a mapping"),
+    ("loss: 1 %", "up: {los: 1 %}", "8 links[1].up.los", 'did you mean "loss"?'),
+    ("loss: 1 %", "up: {loss: 1}", "8 links[1].up.loss = 1", "give a unit"),
+    ("loss: 1 %", "down: {jitter: 6 ms}", "8 links[1].down.jitter", "must not exceed the delay"),
+    ("loss: 1 %", "up: {up: {loss: 1 %}}", "8 links[1].up.up", "unknown key"),
+    ("loss: 1 %", "trace: [[0 s]]", "8 links[1].trace", ""),
+    ("loss: 1 %", "trace: nowhere.csv", '8 links[1].trace = "nowhere.csv"', ""),
+    ("queue: 128 KiB", "queue: 1 ms", "8 links[1].queue", "1 ms at 5 Mbit/s are 625 bytes; must be at least 3028"),
+    ("queue: 128 KiB", "queue: 5 Mbit/s", '8 links[1].queue = "5 Mbit/s"', "is no unit of a queue"),
+    ("queue: 128 KiB", "queue: 8 GiB", '8 links[1].queue = "8 GiB"', "below 4 GiB"),
+    ("- h1 - s1", "- h1 - s1: 5 Mbit/s", '7 links[0].h1 - s1 = "5 Mbit/s"', "give a mapping"),
+    ("- h1 - s1", "- h1 - s1: {rat: 5 Mbit/s}", "7 links[0].h1 - s1.rat", 'did you mean "rate"?'),
+    ("- h1 - s1", "- h1-s1: {rate: 5 Mbit/s}", '7 links[0].h1-s1 = "h1-s1"', "two names"),
+    ("- h1 - s1", "- h1 - s9: {}", '7 links[0].h1 - s9 = "h1 - s9"', "no host or switch s9"),
+    ("- h1 - s1", "- h1 - s1: {between: h2 - s1}", "7 links[0].h1 - s1", "leave out between"),
+    ("- h1 - s1", "- 5", "7 links[0] = 5", "give a mapping"),
+    ("run:", "events: at 30 s\nrun:", '9 events = "at 30 s"', "give a list"),
+    ("run:", "events: [[1]]\nrun:", "9 events[0] = [[1]]"[:11], "give one line"),
+    ("run:", "events: [some day]\nrun:", '9 events[0] = "some day"', ""),
+    (
+        "run:",
+        "events: [at 30 s: kill h3]\nrun:",
+        '9 events[0] = "at 30 s: kill h3"',
+        'did you mean "h2"? hosts: h1, h2',
+    ),
+    ("run:", "events: [at 3 s: h2 - s9 down for 5 s]\nrun:", "9 events[0]", 'did you mean "h2 - s1"?'),
+    (
+        "run:",
+        "events: [at 3 s: delay 100 us]\nrun:",
+        "9 events[0]",
+        "on h2 - s1 the delay is 100 us, less than the jitter",
+    ),
+    ("run:", "topology: {star: {hosts: 2}}\nrun:", "3 hosts", "leave it out: topology gives"),
     ("loss: 1 %", "loss: 101 %", '8 links[1].loss = "101 %"', "0 % to 100 %"),
     ("loss: 1 %", "los: 1 %", "8 links[1].los", 'did you mean "loss"?'),
     ("queue: 128 KiB", "queue: 1 B", '8 links[1].queue = "1 B"', "at least 3028"),
@@ -195,9 +225,10 @@ def test_two_links_of_a_host_into_one_network_are_refused(tmp_path):
     assert any(":9 links[2]" in line and "one link per host and network" in line for line in problems(tmp_path, text))
 
 
-def test_hosts_do_not_forward(tmp_path):
+def test_hosts_forward_so_a_line_through_one_is_a_network(tmp_path):
     text = GOOD.replace("{h1:", "{h3: {}, h1:").replace("  - h1 - s1\n", "  - h1 - s1\n  - h1 - h3\n")
-    assert problems(tmp_path, text) == ["t.yaml:6 links: h3 cannot reach h2: give them a link, or join their switches"]
+    way = path(loaded(tmp_path, text), "h3", "h2")
+    assert [hop.words for hop in way.hops] == ["h3 -> h1", "h1 -> s1", "s1 -> h2"]
 
 
 def test_hosts_out_of_reach_are_a_line_each(tmp_path):
@@ -209,8 +240,7 @@ def test_hosts_out_of_reach_are_a_line_each(tmp_path):
         "t.yaml:6 links: h4 cannot reach h1, h2, h3: give them a link, or join their switches",
     ]
     assert problems(tmp_path, text + links.replace("h3 - s1", "h3 - s2, h5 - s1")) == [
-        "t.yaml:6 links: h3 cannot reach h1, h2, h5: give them a link, or join their switches",
-        "t.yaml:6 links: h4 cannot reach h1, h2, h5: give them a link, or join their switches",
+        "t.yaml:6 links: h3, h4 cannot reach h1, h2, h5: give them a link, or join their switches",
     ]
 
 
@@ -252,22 +282,28 @@ def test_home_is_that_of_whoever_called_sudo(tmp_path, monkeypatch):
     assert loaded(tmp_path, LOCAL % ("vit-tiny", '"~/only-here"')).run.inputs == f"{tmp_path}/only-here"
 
 
-def test_nine_hosts_are_refused(tmp_path):
-    hosts = ", ".join(f"h{i}: {{}}" for i in range(9))
+def test_seventeen_hosts_are_refused(tmp_path):
+    hosts = ", ".join(f"h{i}: {{}}" for i in range(17))
     text = f"name: d\nbackend: local\nhosts: {{{hosts}}}\nrun: {{model: vit-tiny, tokens: 9}}\n"
-    assert problems(tmp_path, text) == ["t.yaml:3 hosts: 9 hosts: a run is on 1 to 8 devices, one on each host"]
+    assert problems(tmp_path, text) == ["t.yaml:3 hosts: 17 hosts: a run is on 1 to 16 devices, one on each host"]
 
 
 def test_the_local_backend_refuses_what_it_cannot_do(tmp_path):
-    found = problems(tmp_path, GOOD.replace("mininet", "local"))
-    assert [line.split()[1].rstrip(":") for line in found] == [
+    text = (
+        GOOD.replace("mininet", "local") + "events: [at 3 s: kill h2, at 4 s: h1 - s1 down for 1 s, at 5 s: loss 5 %]\n"
+    )
+    assert [line.split()[1].rstrip(":") for line in problems(tmp_path, text)] == [
         "hosts.h1.cpu",
         "hosts.h2.cpu",
         "hosts.h2.memory",
         "switches",
         "defaults.link",
         "links",
+        "events[1]",
+        "events[2]",
     ]
+    named = "name: d\nbackend: local\ntopology: {star: {hosts: 2}}\nrun: {model: vit-tiny, tokens: 9}\n"
+    assert [line.split(":")[1] for line in problems(tmp_path, named)] == ["3 topology"]
 
 
 @pytest.mark.parametrize(
@@ -317,73 +353,19 @@ def test_labels():
 
 
 def test_path_goes_through_switches_and_the_slowest_link_counts():
-    links = (Link("a", "s", 1e7, 0.001), Link("s", "t", 1e6, 0.01), Link("b", "t", 1e7, 0.002), Link("a", "c", 1e5))
-    topology = Topology(
-        "p", "mininet", (Host("a"), Host("b"), Host("c")), (Switch("s"), Switch("t")), links, RunSpec("a", "vit-tiny")
+    links = (
+        Link.both("a", "s", Lane(1e7, 0.001)),
+        Link("s", "t", Lane(2e6, 0.02), Lane(1e6, 0.01)),
+        Link.both("b", "t", Lane(1e7, 0.002)),
+        Link.both("a", "c", Lane(1e5)),
     )
+    hosts = (Host("a"), Host("b"), Host("c"), Host("d"))
+    topology = Topology("p", "mininet", hosts, (Switch("s"), Switch("t")), links, RunSpec("a", "vit-tiny"))
     way = path(topology, "b", "a")
-    assert way.links == (links[2], links[1], links[0])
+    assert [hop.words for hop in way.hops] == ["b -> t", "t -> s", "s -> a"]
     assert way.rate_bit_s == 1e6
     assert way.delay_s == pytest.approx(0.013)
-    assert path(topology, "c", "a").links == (links[3],)
+    assert way.rtt_s == pytest.approx(0.036)
+    assert [hop.words for hop in path(topology, "c", "a").hops] == ["c -> a"]
     with pytest.raises(Unreachable):
-        path(topology, "c", "b")
-
-
-METHODS = [
-    MethodSpec("single"),
-    MethodSpec("tensor"),
-    MethodSpec("sequence", {"gather": "kv"}),
-    MethodSpec("block", {"joins": 2, "exchange": "sp"}),
-    MethodSpec("pipeline"),
-    MethodSpec("astra", {"groups": 4}),
-]
-# Not "." or "~": what exists is kept by its absolute path, which is tested above.
-words = st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=12).filter(
-    lambda word: not os.path.exists(os.path.expanduser(word))
-)
-
-
-@st.composite
-def topologies(draw) -> Topology:
-    """Stars and meshes with any quantities, and local ones."""
-    names = draw(
-        st.lists(st.from_regex(r"[A-Za-z][A-Za-z0-9_-]{0,8}", fullmatch=True), min_size=2, max_size=6, unique=True)
-    )
-    backend = draw(st.sampled_from(["mininet", "local"]))
-    run = RunSpec(
-        source=draw(st.sampled_from(names[1:])),
-        model=draw(words),
-        weights=draw(st.sampled_from(["random", "pretrained"])),
-        seed=draw(st.integers(0, 2**63 - 1)),
-        tokens=draw(st.integers(1, 10**7)),
-        inputs=draw(words),
-        methods=tuple(draw(st.lists(st.sampled_from(METHODS), min_size=1, unique_by=lambda spec: spec.method))),
-        repeats=draw(st.integers(1, 10**6)),
-        budget_s=draw(st.floats(0, 1e6, exclude_min=True)),
-    )
-    name = draw(st.from_regex(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,20}", fullmatch=True))
-    if backend == "local":
-        return Topology(name, backend, tuple(Host(host) for host in names[1:]), (), (), run)
-    cpus = st.none() | st.floats(0.001, 4096)
-    hosts = tuple(Host(host, draw(cpus), draw(st.none() | st.integers(1, 2**50))) for host in names[1:])
-    star = draw(st.booleans())
-    pairs = (
-        [(host, names[0]) for host in names[1:]] if star else [(a, b) for a in names[1:] for b in names[1:] if a < b]
-    )
-    links = tuple(Link(a, b, *draw(quantities())) for a, b in pairs)
-    kind = draw(st.sampled_from(["bridge", "ovs"]))
-    return Topology(name, backend, hosts, (Switch(names[0], kind),) if star else (), links, run)
-
-
-@st.composite
-def quantities(draw) -> tuple[float, float, float, float, int]:
-    delay_s = draw(st.floats(0, 1e3))
-    rate_bit_s = draw(st.floats(1e-3, 1e12))
-    return rate_bit_s, delay_s, draw(st.floats(0, delay_s)), draw(st.floats(0, 1)), draw(st.integers(4000, 2**50))
-
-
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(topology=topologies())
-def test_what_is_dumped_loads_again(topology, tmp_path):
-    assert loaded(tmp_path, dump(topology)) == topology
+        path(topology, "c", "d")

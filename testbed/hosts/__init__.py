@@ -13,7 +13,7 @@ from subprocess import CompletedProcess, Popen
 from typing import Protocol
 
 from testbed.shape import Port
-from testbed.topology import Topology
+from testbed.topology import Lane, Topology
 
 
 class HostError(Exception):
@@ -60,6 +60,56 @@ class HostHandle(Protocol):
     def throttled_s(self) -> float | None:
         """Seconds for which the CPU share held the host back so far, summed over cores; None without a share."""
 
+    def killed_for_memory(self) -> int:
+        """How many of its processes the kernel has killed so far because the host was over its memory."""
+
+
+@dataclass(frozen=True)
+class Counters:
+    """What became of the frames of one direction since the network came up.
+
+    frames, bytes: handed on at the far end (kernel shapers: sent), bytes as the kernel counts them, without line
+    overhead. queue_drops: the declared queue was full. lost: by declared loss, or on a link that was down; None where
+    the kernel does not tell. overruns: lost by the emulation itself, which nobody declared.
+    """
+
+    frames: int
+    bytes: int
+    queue_drops: int
+    lost: int | None
+    overruns: int
+
+
+@dataclass(frozen=True)
+class Lateness:
+    """How much later than due the relay handed frames on, since last asked. cpu_s: processor time it took for that."""
+
+    frames: int
+    median_s: float
+    p99_s: float
+    most_s: float
+    cpu_s: float
+
+
+class Shaping(Protocol):
+    """The shaper at work on the links of one network."""
+
+    @property
+    def name(self) -> str:
+        """ "netem", "tbf" or "relay"."""
+
+    def change(self, sender: str, receiver: str, lane: Lane | None) -> None:
+        """From now on this direction is as `lane` says (its trace is ignored); None: it carries nothing.
+
+        Drops no frame that waits and resets no flow. Raises HostError.
+        """
+
+    def counters(self) -> dict[str, Counters]:
+        """Of every direction, "h1 -> s1". Raises HostError."""
+
+    def lateness(self) -> Lateness | None:
+        """Of the relay; None for a shaper of the kernel. Raises HostError."""
+
 
 @dataclass(frozen=True)
 class Network:
@@ -67,7 +117,7 @@ class Network:
 
     directory: a short scratch folder (sockets need short paths), removed at exit. control_address: this machine itself,
     as hosts reach it on the management network. ports: every shaped egress, () for local. start: like HostHandle.start,
-    outside any host.
+    outside any host. shaping: what shapes the links; None for local.
     """
 
     run_id: str
@@ -76,18 +126,26 @@ class Network:
     hosts: dict[str, HostHandle]
     ports: tuple[Port, ...]
     start: Callable[[Sequence[str], Path, Mapping[str, str] | None], Popen[bytes]]
+    shaping: Shaping | None = None
 
 
-def _mininet(topology: Topology, run_id: str) -> AbstractContextManager[Network]:
+class Backend(Protocol):
+    """How a network is built: an entry of HOSTS."""
+
+    def __call__(self, topology: Topology, run_id: str, shaper: str | None = None) -> AbstractContextManager[Network]:
+        """A network that is up inside `with`. shaper: one of shape.SHAPERS, forced; None: the best that can."""
+
+
+def _mininet(topology: Topology, run_id: str, shaper: str | None = None) -> AbstractContextManager[Network]:
     from testbed.hosts.mininet import network
 
-    return network(topology, run_id)
+    return network(topology, run_id, shaper)
 
 
-def _local(topology: Topology, run_id: str) -> AbstractContextManager[Network]:
+def _local(topology: Topology, run_id: str, shaper: str | None = None) -> AbstractContextManager[Network]:
     from testbed.hosts.local import network
 
-    return network(topology, run_id)
+    return network(topology, run_id, shaper)
 
 
-HOSTS: dict[str, Callable[[Topology, str], AbstractContextManager[Network]]] = {"mininet": _mininet, "local": _local}
+HOSTS: dict[str, Backend] = {"mininet": _mininet, "local": _local}

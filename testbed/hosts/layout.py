@@ -12,6 +12,7 @@ from ipaddress import IPv4Network, ip_network
 
 from testbed.clean import prefix
 from testbed.hosts import HostError
+from testbed.paths import next_hops
 from testbed.topology import Link, Topology
 
 PREFIX_LENGTH = 24
@@ -37,14 +38,33 @@ class Cable:
 
 
 @dataclass(frozen=True)
+class Route:
+    """A line of a host's routing table: to `address`, which is not on its own networks, or not by the right cable."""
+
+    address: str
+    via: str
+    interface: str
+
+
+_Routing = tuple[dict[tuple[str, str], str], dict[str, tuple[Route, ...]], tuple[str, ...]]
+
+
+@dataclass(frozen=True)
 class Layout:
-    """hosts, switches: name in the file -> name in the kernel. management: the bridge that is never shaped."""
+    """hosts, switches: name in the file -> name in the kernel. management: the bridge that is never shaped.
+
+    arrivals: (host, peer) -> the address at which `peer` reaches `host`. routes: of every host. forwarding: the hosts
+    that others reach each other through.
+    """
 
     hosts: dict[str, str]
     switches: dict[str, str]
     management: str
     control_address: str
     cables: tuple[Cable, ...]
+    arrivals: dict[tuple[str, str], str]
+    routes: dict[str, tuple[Route, ...]]
+    forwarding: tuple[str, ...]
 
     def ends(self, host: str, shaped: bool) -> list[End]:
         """The host's own ends of its shaped cables, or of its management cable, in the order of the file."""
@@ -52,17 +72,8 @@ class Layout:
         return [end for cable in cables for end in (cable.a, cable.b) if end.node == host]
 
     def reach(self, host: str, peer: str) -> str | None:
-        """The address at which `peer` reaches `host` over shaped cables, a direct one preferred; None if it cannot."""
-        for cable in self.cables:
-            nodes = {cable.a.node, cable.b.node}
-            if cable.link is not None and nodes == {host, peer}:
-                return cable.a.address if cable.a.node == host else cable.b.address
-        nets = {_network(end.address) for end in self.ends(peer, True)}
-        return next((end.address for end in self.ends(host, True) if _network(end.address) in nets), None)
-
-
-def _network(address: str | None) -> str:
-    return (address or "").rpartition(".")[0]
+        """The address at which `peer` reaches `host` over shaped cables, where its way ends; None if it cannot."""
+        return self.arrivals.get((host, peer))
 
 
 def used_networks(addresses_json: str, routes_json: str) -> list[IPv4Network]:
@@ -113,7 +124,35 @@ def layout(topology: Topology, run_id: str, used: Sequence[IPv4Network] = ()) ->
     for index, (name, short) in enumerate(hosts.items()):
         inside = End(name, f"{short}-m", str(management[number[name]]))
         cables.append(Cable(None, inside, End(bridge, f"{bridge}-e{index}", None)))
-    return Layout(hosts, switches, bridge, str(management[CONTROL_NUMBER]), tuple(cables))
+    arrivals, routes, forwarding = _routing(topology, cables)
+    control = str(management[CONTROL_NUMBER])
+    return Layout(hosts, switches, bridge, control, tuple(cables), arrivals, routes, forwarding)
+
+
+def _routing(topology: Topology, cables: Sequence[Cable]) -> _Routing:
+    """`next_hops`, with addresses. One address of a host is on-link, by the right cable, for who needs no other host to
+    get there; all its others, and all of them for everybody else, are behind the next host on the way."""
+    end = {}
+    for cable in cables:
+        end[cable.a.node, cable.b.node], end[cable.b.node, cable.a.node] = cable.a, cable.b
+    arrivals: dict[tuple[str, str], str] = {}
+    routes: dict[str, tuple[Route, ...]] = {host.name: () for host in topology.hosts}
+    through: set[str] = set()
+    for target in routes:
+        first = next_hops(topology, target)
+        addresses = [one.address for (node, _), one in end.items() if node == target and one.address]
+        for source in first.keys() & routes.keys():
+            hop, interface = first[source], end[source, first[source].receiver].interface
+            while hop.receiver not in routes:  # a switch
+                hop = first[hop.receiver]
+            via = end[hop.receiver, hop.sender].address or ""
+            if hop.receiver != target:
+                through.add(hop.receiver)
+            routes[source] += tuple(Route(one, via, interface) for one in addresses if one != via)
+            while hop.receiver != target:
+                hop = first[hop.receiver]
+            arrivals[target, source] = end[target, hop.sender].address or ""
+    return arrivals, routes, tuple(name for name in routes if name in through)
 
 
 def _switch_groups(topology: Topology) -> dict[str, str]:

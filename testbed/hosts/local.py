@@ -79,13 +79,19 @@ class LocalHost:
         """None: there is no share."""
         return None
 
+    def killed_for_memory(self) -> int:
+        """0: there is no limit."""
+        return 0
+
 
 @contextmanager
-def network(topology: Topology, run_id: str) -> Iterator[Network]:
+def network(topology: Topology, run_id: str, shaper: str | None = None) -> Iterator[Network]:
     """Addresses on loopback for every host of a topology; at exit every process started on it has ended.
 
-    Raises HostError, also for a host with a CPU share or a memory limit.
+    Raises HostError, also for a host with a CPU share or a memory limit, and for a shaper: nothing is shaped.
     """
+    if shaper is not None:
+        raise HostError(f"backend local shapes nothing: leave out shaper {shaper}, or set backend: mininet")
     for host in topology.hosts:
         if host.cpu is not None or host.memory_bytes is not None:
             raise HostError(f"{host.name}: cpu and memory need backend mininet, leave them out")

@@ -8,103 +8,40 @@ from __future__ import annotations
 
 import logging
 import os
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
-from subprocess import CompletedProcess, Popen
+from subprocess import Popen
 from typing import Any
 
 from testbed import abilities, cgroup, clean, shape
-from testbed.hosts import HostError, HostHandle, Network
+from testbed.hosts import HostError, HostHandle, Network, Shaping, taps
 from testbed.hosts.knock import knock
 from testbed.hosts.layout import PREFIX_LENGTH, Cable, End, Layout, layout, used_networks
+from testbed.hosts.namespace import NamespaceHost, member
+from testbed.hosts.shaping import RelayShaping, TcShaping
 from testbed.ledger import Ledger
-from testbed.processes import checked, look, spawn
+from testbed.processes import checked, spawn
+from testbed.relay.client import Relay
 from testbed.topology import Topology
 
 PROGRAMS = ("mnexec", "ip", "tc", "bash", "ifconfig", "brctl")
 LOG = "mininet.log"
 
 
-@dataclass(frozen=True)
-class NamespaceHost:
-    """A host in its own network namespace and cgroup: a `HostHandle`."""
-
-    name: str
-    run_id: str
-    pid: int  # of the shell that holds the namespace open
-    layout: Layout
-    group: cgroup.Group
-    started: list[Popen[bytes]] = field(default_factory=list, compare=False)
-
-    @property
-    def control_address(self) -> str:
-        """Its address on the management network."""
-        return self.layout.ends(self.name, shaped=False)[0].address or ""
-
-    @property
-    def data_addresses(self) -> tuple[str, ...]:
-        """Its addresses on the shaped network."""
-        return tuple(end.address or "" for end in self.layout.ends(self.name, shaped=True))
-
-    @property
-    def data_interfaces(self) -> tuple[str, ...]:
-        """Its interfaces on the shaped network."""
-        return tuple(end.interface for end in self.layout.ends(self.name, shaped=True))
-
-    def address_for(self, peer: str) -> str:
-        """Where `peer` reaches this host over the shaped network. Raises HostError if it cannot."""
-        found = self.layout.reach(self.name, peer)
-        if found is None:
-            raise HostError(f"{self.name}: {peer} cannot reach it without crossing another host")
-        return found
-
-    def _enter(self, argv: Sequence[str]) -> list[str]:
-        return [*_member(self.group), "mnexec", "-a", str(self.pid), *argv]
-
-    def run(self, argv: Sequence[str], timeout_s: float = 30.0) -> CompletedProcess[str]:
-        """Run a command to its end. Raises HostError."""
-        try:
-            return checked(self._enter(argv), timeout_s)
-        except HostError as error:
-            # How we got into the host is no news to the reader.
-            raise HostError(f"{self.name}: {str(error).replace(' '.join(self._enter(())) + ' ', '')}") from error
-
-    def start(self, argv: Sequence[str], log: Path, env: Mapping[str, str] | None = None) -> Popen[bytes]:
-        """Start a process. Raises HostError."""
-        process = spawn(self._enter(argv), log, env, self.run_id)
-        self.started.append(process)
-        return process
-
-    def alive(self, pid: int) -> bool:
-        """Whether the process runs."""
-        return look(pid) is not None
-
-    def limit(self, on: bool) -> None:
-        """Apply or lift the CPU share. Raises HostError."""
-        self.group.limit(on)
-
-    def throttled_s(self) -> float | None:
-        """Seconds held back by the CPU share."""
-        return self.group.throttled_s()
-
-
-def _member(group: cgroup.Group) -> list[str]:
-    """The start of a command line whose rest then runs inside the cgroup."""
-    return [sys.executable, "-I", "-S", "-c", cgroup.ENTER, group.entrance()]
-
-
 @contextmanager
-def network(topology: Topology, run_id: str) -> Iterator[Network]:
-    """Build the network of a topology, shaped, and take it down again. Raises HostError, shape.NoShaper.
+def network(topology: Topology, run_id: str, shaper: str | None = None) -> Iterator[Network]:
+    """Build the network of a topology, shaped, and take it down again. shaper: as of shape.choose. Raises HostError.
 
     Root only. It never changes the machine's settings, and removes what it made whatever ends it.
     """
     _refuse(topology)
+    try:
+        chosen = shape.choose(topology, shaper)
+    except shape.NoShaper as error:
+        raise HostError(f"no shaper: {error}") from error
     ledger = Ledger.create(run_id)
-    builder = _Builder(topology, ledger)
+    builder = _Builder(topology, ledger, chosen)
     try:
         yield builder.build()
     finally:
@@ -128,13 +65,14 @@ def _refuse(topology: Topology) -> None:
 class _Builder:
     """One network being made. Each thing goes into the ledger first; undoing is the ledger's, not the builder's."""
 
-    def __init__(self, topology: Topology, ledger: Ledger) -> None:
-        self.topology, self.ledger, self.run_id = topology, ledger, ledger.run_id
+    def __init__(self, topology: Topology, ledger: Ledger, shaper: str) -> None:
+        self.topology, self.ledger, self.run_id, self.shaper = topology, ledger, ledger.run_id, shaper
         self.hierarchy = cgroup.find()
         self.directory = clean.scratch(self.run_id)
         self.started: list[Popen[bytes]] = []
         self.handles: dict[str, NamespaceHost] = {}
         self.net: Any = None
+        self.relay: Relay | None = None
 
     def build(self) -> Network:
         """Make everything, in order. What an error leaves half made is in the ledger."""
@@ -150,22 +88,20 @@ class _Builder:
         for name in self.plan.hosts:
             pid = self.net[self.plan.hosts[name]].pid
             self.handles[name] = NamespaceHost(name, self.run_id, pid, self.plan, groups[name], self.started)
-            self._quiet_namespace(pid)
-        for cable in self.plan.cables:
-            self._lay(cable)
+            self._settle_namespace(name)
+        self._lay_cables()
         self._start_switches()
         for cable in self.plan.cables:
             for end in (cable.a, cable.b):
                 self._address(end)
         self._root_address()
+        for name in self.plan.hosts:
+            self._route(name)
         knock(self.plan, self._into)
         ports = self._ports()
-        for command in shape.commands(ports, shape.choose()):
-            checked([*self._into(command.host), *command.argv])
+        shaping, start = self._shape(ports), self._starter(member(control))
         hosts: dict[str, HostHandle] = dict(self.handles)
-        return Network(
-            self.run_id, self.directory, self.plan.control_address, hosts, ports, self._starter(_member(control))
-        )
+        return Network(self.run_id, self.directory, self.plan.control_address, hosts, ports, start, shaping)
 
     def _layout(self) -> Layout:
         addresses, routes = (checked(["ip", "-j", "-4", *words]).stdout for words in (["addr"], _ALL_ROUTES))
@@ -178,6 +114,9 @@ class _Builder:
 
     def _group(self, name: str, cpu: float | None = None, memory_bytes: int | None = None) -> cgroup.Group:
         group = cgroup.Group(self.hierarchy, f"testbed-{self.run_id}/{name}", cpu, memory_bytes)
+        return self._made(group)
+
+    def _made(self, group: cgroup.Group) -> cgroup.Group:
         for folder in group.folders():
             self.ledger.add("cgroup", str(folder.parent))
             self.ledger.add("cgroup", str(folder))
@@ -194,7 +133,7 @@ class _Builder:
         for handler in list(lg.handlers):
             lg.removeHandler(handler)
         lg.addHandler(logging.FileHandler(self.directory / LOG))
-        enter = _member(group)
+        enter = member(group)
 
         def inside(kind: Any) -> Any:
             def popen(_: Any, argv: Sequence[str], **options: Any) -> Popen[bytes]:
@@ -204,35 +143,59 @@ class _Builder:
 
         Mininet.inited = True  # else it writes sysctls of the machine: TCP buffers, ARP tables, limits
         self.net = Mininet(controller=None, build=False)
-        kinds = {"bridge": (inside(LinuxBridge), {}), "ovs": (inside(OVSSwitch), {"failMode": "standalone"})}
+        bridge = inside(LinuxBridge)
+        kinds = {"bridge": (bridge, {}), "shared": (bridge, {}), "ovs": (inside(OVSSwitch), {"failMode": "standalone"})}
         for short in self.plan.hosts.values():
             self.net.addHost(short, cls=inside(Host), ip=None)
         bridges = [(self.plan.switches[s.name], s.kind) for s in self.topology.switches]
         for index, (short, kind) in enumerate([*bridges, (self.plan.management, "bridge")]):
-            self.ledger.add(kind, short)
+            self.ledger.add("ovs" if kind == "ovs" else "bridge", short)
             cls, options = kinds[kind]
             self.net.addSwitch(short, cls=cls, dpid=f"{self.run_id}{index:04x}", **options)
 
     def _into(self, host: str | None) -> list[str]:
         return [] if host is None else ["mnexec", "-a", str(self.handles[host].pid)]
 
-    def _quiet_namespace(self, pid: int) -> None:
-        """No IPv6 in a host: router solicitations would count as bytes on the links."""
-        checked(["mnexec", "-a", str(pid), "ip", "link", "set", "dev", "lo", "up"])
+    def _settle_namespace(self, name: str) -> None:
+        """Before there are interfaces, which take these settings over.
+
+        No IPv6: router solicitations would count as bytes on the links. Packets go where `paths` says, whatever others
+        suggest, and are taken from where they come.
+        """
+        into = self._into(name)
+        checked([*into, "ip", "link", "set", "dev", "lo", "up"])
+        forward = "1" if name in self.plan.forwarding else "0"
+        settings = [("ipv4/ip_forward", forward)]
         for scope in ("all", "default"):
-            knob = f"/proc/sys/net/ipv6/conf/{scope}/disable_ipv6"
-            if Path(knob).exists():
-                checked(["mnexec", "-a", str(pid), "tee", knob], stdin="1")
+            for knob in ("rp_filter", "send_redirects", "accept_redirects"):
+                settings.append((f"ipv4/conf/{scope}/{knob}", "0"))
+            settings.append((f"ipv6/conf/{scope}/disable_ipv6", "1"))
+        script = "".join(f"[ ! -e {knob} ] || echo {value} > {knob}\n" for knob, value in settings)
+        checked([*into, "sh", "-e"], stdin=f"cd /proc/sys/net\n{script}")
 
     def _node(self, name: str) -> Any:
         return self.net[(self.plan.hosts | self.plan.switches | {self.plan.management: self.plan.management})[name]]
 
+    def _lay_cables(self) -> None:
+        """Management cables are always the kernel's."""
+        relayed = [cable for cable in self.plan.cables if self.shaper == "relay" and cable.link is not None]
+        for cable in self.plan.cables:
+            for end in (cable.a, cable.b):
+                # The devices of the relay start in the root namespace, all of them.
+                if end.node not in self.plan.hosts or cable in relayed:
+                    self.ledger.add("interface", end.interface)
+            if cable not in relayed:
+                self._lay(cable)
+        if relayed:
+            group = self._made(cgroup.Group(self.hierarchy.for_real_time, f"testbed-{self.run_id}/relay"))
+            start = self._starter(member(group))
+            self.relay = taps.open_relay(self.topology, relayed, self.directory, start)
+        for end in (end for cable in relayed for end in (cable.a, cable.b) if end.node in self.plan.hosts):
+            taps.move(end.interface, self.handles[end.node].pid)
+
     def _lay(self, cable: Cable) -> None:
         from mininet.link import Link
 
-        for end in (cable.a, cable.b):
-            if end.node not in self.plan.hosts:
-                self.ledger.add("interface", end.interface)
         names = {"intfName1": cable.a.interface, "intfName2": cable.b.interface}
         try:
             self.net.addLink(self._node(cable.a.node), self._node(cable.b.node), cls=Link, **names)
@@ -241,9 +204,13 @@ class _Builder:
 
     def _start_switches(self) -> None:
         self.net.start()
+        kinds = {switch.name: switch.kind for switch in self.topology.switches}
         for name in (*self.plan.switches, self.plan.management):
             short = self._node(name).name
             ends = [e.interface for c in self.plan.cables for e in (c.a, c.b) if e.node == name]
+            if self.relay is not None and name in kinds:
+                for end in ends:
+                    taps.join(end, short, kinds[name])
             for device in (short, *ends):
                 if not Path("/sys/class/net", device).exists():
                     raise HostError(f"switch {name}: {device} was not made; Mininet said: {self._last_words()}")
@@ -270,6 +237,18 @@ class _Builder:
         checked(["ip", "addr", "add", own, "dev", self.plan.management])
         checked(["ip", "link", "set", "dev", self.plan.management, "up"])
 
+    def _route(self, name: str) -> None:
+        lines = [f"route add {r.address}/32 via {r.via} dev {r.interface}\n" for r in self.plan.routes[name]]
+        if lines:
+            checked([*self._into(name), "ip", "-batch", "-"], stdin="".join(lines))
+
+    def _shape(self, ports: Sequence[shape.Port]) -> Shaping:
+        if self.relay is not None:
+            taps.declare(self.relay, self.topology)
+            return RelayShaping(self.relay)
+        seed = self.topology.run.seed if abilities.works("netem_seed") else None
+        return TcShaping(self.shaper, ports, self._into, seed)
+
     def _ports(self) -> tuple[shape.Port, ...]:
         found = []
         for cable in self.plan.cables:
@@ -288,7 +267,10 @@ class _Builder:
         return start
 
     def reap(self) -> None:
-        """Collect what has ended, or it would stay in the process table; close Mininet's terminals."""
+        """Collect what has ended, or it would stay in the process table; close Mininet's terminals and the relay's
+        socket."""
+        if self.relay is not None:
+            self.relay.close()
         for process in self.started:
             process.poll()
         for node in [*self.net.hosts, *self.net.switches] if self.net else []:
