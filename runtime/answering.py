@@ -44,9 +44,9 @@ def _receive_stream(connection: socket.socket, into: memoryview, skip_bytes: int
 
 
 def _hold(connection: socket.socket, size_bytes: int) -> None:
-    """Let no more than size_bytes be on their way to this end at once."""
-    datagrams.large_buffer(connection, socket.SO_RCVBUF)  # a buffer that was set stays: a growing one lifts the clamp
-    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_WINDOW_CLAMP, size_bytes)
+    """Let no more than size_bytes be on their way to this end at once; TCP forgets it when packets become larger."""
+    if size_bytes:
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_WINDOW_CLAMP, size_bytes)
 
 
 def _count(connection: socket.socket, count: int, idle_s: float) -> None:
@@ -67,7 +67,7 @@ def _send(connection: socket.socket, port: int) -> None:
 
 def _answer(connection: socket.socket, idle_s: float) -> None:
     """Serve one connection until its other end closes it."""
-    into = memoryview(bytearray(1 << 18))
+    into, most_bytes = memoryview(bytearray(1 << 18)), 0
     while head := connection.recv(HEADER.size, socket.MSG_WAITALL):
         if len(head) != HEADER.size:
             raise Bad("the connection ended inside a header")
@@ -78,7 +78,9 @@ def _answer(connection: socket.socket, idle_s: float) -> None:
             connection.sendall(STREAM_REPORT.pack(*_receive_stream(connection, into, size)))
             return
         if kind == WINDOW:
-            _hold(connection, size)
+            most_bytes = size
+            datagrams.large_buffer(connection, socket.SO_RCVBUF)  # a buffer that was set does not grow, nor the window
+            _hold(connection, most_bytes)
         elif kind == COUNT:
             _count(connection, size, idle_s)
         elif kind == SEND:
@@ -88,6 +90,7 @@ def _answer(connection: socket.socket, idle_s: float) -> None:
                 connection.sendall(into[: min(size - begun, len(into))])
         else:
             discard(connection, max(0, size - HEADER.size), into)
+            _hold(connection, most_bytes)
             connection.sendall(bytes([sent_again(connection) % 256]))
 
 

@@ -7,7 +7,7 @@ its own); "unverified" (the run ended before its links were probed again); "wron
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from testbed.linktable import latest, wrong_links
@@ -160,15 +160,10 @@ def _queue_line(watch: Sequence[Row]) -> str | None:
 
 
 def _late_line(watch: Sequence[Row]) -> str | None:
-    """How exactly the relay kept time; kernel shapers do not tell."""
+    """How exactly the relay kept time, while the method ran for which that was worst; kernel shapers do not tell."""
     late = [(row["lateness"], row["seconds"]) for row in watch if (row.get("lateness") or {}).get("frames")]
     if not late:
         return None
-    middle, p99, most = (duration(_worst(found[key] for found, _ in late)) for key in ("median_s", "p99_s", "most_s"))
-    busy = _worst(found["cpu_s"] / max(seconds, 1e-9) for found, seconds in late)
-    return f"relay: frames late by {middle} (median), {p99} (99 %), {most} at most; {digits(busy):g} of a core"
-
-
-def _worst(values: Iterable[float]) -> float:
-    """The method that was worst off."""
-    return max(values)
+    p99, most = (duration(max(found[key] for found, _ in late)) for key in ("p99_s", "most_s"))
+    busy = max(found["cpu_s"] / max(seconds, 1e-9) for found, seconds in late)
+    return f"relay: 99 % of frames under {p99} late, at most {most}; {busy:.2f} of a core"

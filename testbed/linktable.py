@@ -69,7 +69,7 @@ def fan_line(last: Sequence[Row]) -> str | None:
     if not good:
         return None
     due, took = (_range(row[key]["two_at_once_s"] for row in good) for key in ("expected", "measured"))
-    return f"two transfers at once, {len(good)} directions: {took}, due {due}: ok"
+    return f"two at once, {len(good)} directions: {took}, due {due}: ok"
 
 
 def after_line(last: Sequence[Row]) -> str | None:

@@ -102,7 +102,7 @@ def _shapers(topology: Topology, forced: str | None) -> list[Unfit]:
         allowed = shape.SHAPERS if forced is None else (forced,)
         here = [name for name in allowed if name in shape.SHAPERS and abilities.shaper_why_not(name) is None]
         if forced is not None and not here:
-            return [Unfit("", "", "backend", f"shaper {error}: leave --shaper out, or name another")]
+            return [Unfit("", "", "backend", f"{error}; leave --shaper out, or name another")]
         if not here:
             return [Unfit("", "", "backend", f"no link can be made as declared, {error}")]
         # The one that comes nearest: what it cannot do is the least that the file must do without.

@@ -55,6 +55,7 @@ def size(size_bytes: float | None) -> str:
         return NONE
     if size_bytes < 10_000:
         return f"{size_bytes:.0f} B"
+    size_bytes = digits(size_bytes)
     unit, name = next((u, n) for u, n in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")) if size_bytes >= u)
     return f"{digits(size_bytes / unit):g} {name}"
 

@@ -53,7 +53,8 @@ class Loss:
     """Packets lost, as fractions 0..1: independent, `Loss(good=0.01)`, or in bursts (Gilbert 1960, Elliott 1963).
 
     Two states; before each packet the state changes, good to bad with probability `enter`, bad to good with `leave`;
-    the packet is then lost with probability `good` or `bad`. enter = 0: never bad. `tc`'s gemodel calls them p, r, 1-k, 1-h.
+    the packet is then lost with probability `good` or `bad`. enter = 0: never bad. In `tc`'s gemodel, p is enter, r is
+    leave, 1-k is good, 1-h is bad.
     """
 
     good: float = 0.0

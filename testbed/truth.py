@@ -33,5 +33,8 @@ def payload(row: Mapping[str, Any]) -> int:
 
 
 def leaks(row: Mapping[str, Any]) -> bool:
-    """Whether more was sent than left the device's interfaces; never where it has none of its own."""
+    """Whether more was sent than left the device's interfaces; never where it has none of its own.
+
+    A host that forwards counts there what it passes on, too: no false alarm, but a leak of its own may be hidden by it.
+    """
     return row["wire_bytes"] is not None and row["wire_bytes"] < payload(row)

@@ -40,6 +40,7 @@ class Net:
     relay: Relay
     process: subprocess.Popen[bytes]
     inside: tuple[list[str], list[str]]  # the starts of command lines
+    holders: tuple[subprocess.Popen[bytes], ...]  # of the namespaces
     lane: Lane
 
     def run(self, host: int, *argv: str) -> str:
@@ -86,7 +87,7 @@ def net(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Net]:
             subprocess.run([*enter, "ip", "addr", "add", f"{ip}/24", "dev", tap], check=True)
             subprocess.run([*enter, "ip", "link", "set", "dev", tap, "up"], check=True)
             inside.append(enter)
-        yield Net(relay, processes[0], (inside[0], inside[1]), request.param)
+        yield Net(relay, processes[0], (inside[0], inside[1]), tuple(processes[1:]), request.param)
     finally:
         if relay:
             relay.close()
@@ -225,6 +226,17 @@ def test_what_it_does_not_understand_is_refused_in_one_line(net: Net) -> None:
     with pytest.raises(HostError, match=r"^relay: .*h1 -> h9"):
         net.relay.change("h1 -> h9", _FAST)
     net.run(0, "ping", "-q", "-c", "1", IPS[1])
+
+
+@root
+@pytest.mark.parametrize("net", [_FAST], indirect=True, ids=lane_id)
+def test_it_survives_the_end_of_a_namespace(net: Net) -> None:
+    assert net.holders[1].stdin
+    net.holders[1].stdin.close()
+    net.holders[1].wait(10)
+    ping = [*net.inside[0], "ping", "-q", "-c", "1", "-W", "0.2", IPS[1]]
+    assert _soon(lambda: subprocess.run(ping, capture_output=True, check=False).returncode == 1)
+    assert net.relay.counters()["h1 -> h2"]["overruns"] == 0
 
 
 _OWNER = """

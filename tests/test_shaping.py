@@ -111,11 +111,11 @@ class TestShaping:
         here(shaper)
         slow = Lane(200e3)
         with HOSTS["mininet"](star(2, slow), run_id, shaper) as network:
-            burst = Burst(network, 50, 50)  # 2.1 s at this rate
+            burst = Burst(network, 40, 40)  # 1.7 s at this rate
             assert network.shaping is not None
             network.shaping.change("h1", "s1", replace(slow, rate_bit_s=2e6))
             network.shaping.change("s1", "h2", replace(slow, rate_bit_s=1e6))
-            assert burst.received() == list(range(50))
+            assert burst.received() == list(range(40))
             assert network.shaping.counters()["h1 -> s1"].queue_drops == 0
 
     @pytest.mark.parametrize("shaper", shape.SHAPERS)

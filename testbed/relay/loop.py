@@ -131,6 +131,8 @@ class Loop:
                     break
         except BlockingIOError:
             pass
+        except OSError:  # the device went with its namespace: a host was taken down before the relay
+            self._epoll.unregister(file)
         if way.line.inside:
             self.schedule(way)
 
@@ -148,12 +150,7 @@ class Loop:
             self.schedule(other)
 
     def _hand_on(self) -> None:
-        agenda, clock, write, late = (
-            self._agenda,
-            time.monotonic,
-            os.write,
-            self.lateness.add,
-        )
+        agenda, clock, write, late = self._agenda, time.monotonic, os.write, self.lateness.add
         until_s = clock() + EARLY_S
         while agenda and agenda[0][0] <= until_s:
             wake_s, _, way = heappop(agenda)

@@ -20,7 +20,7 @@ _TX_DROPPED = 11  # column of /proc/net/dev after the name
 
 
 def create(name: str) -> int:
-    """Make a TAP device; it goes when the returned file, which does not block, is closed. Raises OSError that names it."""
+    """Make a TAP device; it goes when the returned file, which never blocks, is closed. Raises OSError naming it."""
     file = os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
         ioctl(file, _TUNSETIFF, struct.pack("16sH14x", name.encode(), _IFF_TAP | _IFF_NO_PI | _IFF_TUN_EXCL))
@@ -42,15 +42,20 @@ class Drops:
     def __init__(self, name: str, file: int) -> None:
         self._name, self._file = name, file
         self._counter: Callable[[], int | None] | None = None
+        self._last = 0
 
     def read(self) -> int:
-        """How many so far; 0 while the device is on its way from one namespace to another. Raises OSError."""
+        """How many so far; what it was last, while the device is between two namespaces or gone with one."""
         for _ in range(2):
             count = self._counter() if self._counter else None
             if count is not None:
-                return count
-            self._counter = self._find()
-        return 0
+                self._last = count
+                break
+            try:
+                self._counter = self._find()
+            except OSError:
+                break
+        return self._last
 
     def _find(self) -> Callable[[], int | None]:
         there, here = ioctl(self._file, _TUNGETDEVNETNS), os.open("/proc/thread-self/ns/net", os.O_RDONLY)
