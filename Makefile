@@ -1,5 +1,6 @@
 # sudo make run    set up what is missing, then the main experiment
 # sudo make test   the same set-up, then all tests (those that need root are skipped without it, and say so)
+# make test-kernel tests in a guest whose kernel has netem and Open vSwitch; regenerates that part of docs/fidelity.md
 # make lint        ruff and mypy
 
 PYTHON ?= python3
@@ -7,7 +8,7 @@ BIN := .venv/bin
 # Under sudo, what was made here belongs to the owner of the checkout afterwards, also after a failure.
 GIVE_BACK := trap .ci/give-back EXIT;
 
-.PHONY: run test setup system lint
+.PHONY: run test test-kernel setup system lint
 
 # The run is make's own child, without a shell between them, so that SIGTERM to make reaches it and it can clean up.
 run: export PYTHONDONTWRITEBYTECODE = 1
@@ -16,6 +17,9 @@ run: setup
 
 test: setup
 	@$(GIVE_BACK) $(BIN)/python -m pytest
+
+test-kernel: setup
+	@$(GIVE_BACK) .ci/test-kernel
 
 setup: system .venv/.installed
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 import os
+import signal
 import time
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -148,12 +150,27 @@ class Group:
         return int(_table(self.folders()[-1] / file).get("oom_kill", 0))
 
 
+_PROBE = "testbed-probe-"
+
+
+def forget_probes() -> list[str]:
+    """Remove what a `why_not` left that was killed in the middle; returns what was there, a line each."""
+    try:
+        hierarchy = find()
+    except HostError:
+        return []
+    trees = {tree for tree in (hierarchy.tracks, hierarchy.cpu, hierarchy.memory) if tree and os.access(tree, os.W_OK)}
+    left = [place for tree in trees for place in tree.glob(f"{_PROBE}*")]
+    dead = [place for place in left if (pid := place.name.removeprefix(_PROBE)).isdigit() and look(int(pid)) is None]
+    return [f"cgroup {place}" for place in dead if remove(place)]
+
+
 def why_not(hierarchy: Hierarchy, tree: Path, controller: str | None = None) -> str | None:
     """None if cgroups can be made in `tree` and, version 2, be given `controller`; else what the kernel said.
 
     Found by doing it: in a container a tree may look writable and refuse. Nothing is left behind. Needs root.
     """
-    scratch = tree / f"testbed-probe-{os.getpid()}"
+    scratch = tree / f"{_PROBE}{os.getpid()}"
     try:
         scratch.mkdir()
     except OSError as error:
@@ -189,7 +206,10 @@ def lift(folder: Path) -> None:
 
 
 def remove(folder: Path) -> bool:
-    """Remove a cgroup without processes and all below it. False if there was none. Raises HostError if it stays."""
+    """Remove a cgroup and all below it, and end what may still be in there. False if there was none.
+
+    Raises HostError if it stays.
+    """
     if not folder.is_dir():
         return False
     below = sorted((path for path in folder.glob("**/") if path != folder), key=lambda path: -len(path.parts))
@@ -203,6 +223,10 @@ def remove(folder: Path) -> bool:
             except OSError as error:  # busy for a moment after its last process ended
                 if time.monotonic() > deadline:
                     raise HostError(f"cgroup {path}: {error.strerror}") from error
+                # One that was being started when its run was killed may have become a member only now.
+                for pid in members(path) - {os.getpid()}:
+                    with suppress(ProcessLookupError):
+                        os.kill(pid, signal.SIGKILL)
                 time.sleep(0.01)
             else:
                 break

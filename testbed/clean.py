@@ -20,7 +20,7 @@ from pathlib import Path
 
 from testbed import cgroup, processes
 from testbed.hosts import HostError
-from testbed.ledger import Entry, Ledger, stale
+from testbed.ledger import Entry, Ledger, forget_drafts, stale
 
 
 def scratch(run_id: str) -> Path:
@@ -40,6 +40,11 @@ def clean() -> list[str]:
     Live runs are left alone. Raises HostError for what could not be removed; its ledger then stays for the next time.
     """
     removed, failures = [], []
+    try:
+        removed += cgroup.forget_probes()
+    except HostError as error:
+        failures.append(str(error))
+    forget_drafts()
     for ledger in stale():
         try:
             removed += undo(ledger)

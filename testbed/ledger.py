@@ -9,7 +9,6 @@ import json
 import os
 import re
 import stat
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -70,9 +69,9 @@ class Ledger:
         myself = look(os.getpid())
         owner = {"owner": os.getpid(), "start": myself.start if myself else 0, "boot": boot_id()}
         # Written aside and linked into place: whoever lists the folder never sees a ledger without its owner.
-        handle, draft = tempfile.mkstemp(dir=path.parent)
+        draft = path.with_suffix(f".{os.getpid()}")  # whose it is: `forget_drafts` looks for those of the dead
         try:
-            with os.fdopen(handle, "w") as file:
+            with draft.open("x") as file:
                 file.write(json.dumps(owner) + "\n")
                 file.flush()
                 os.fsync(file.fileno())
@@ -80,7 +79,7 @@ class Ledger:
         except FileExistsError as error:
             raise HostError(f"run id {run_id} is in use: {path}") from error
         finally:
-            os.unlink(draft)
+            draft.unlink(missing_ok=True)
         return cls(path)
 
     def add(self, kind: str, name: str, start: int | None = None) -> None:
@@ -124,6 +123,14 @@ class Ledger:
             if isinstance(row, dict):
                 rows.append(row)
         return rows
+
+
+def forget_drafts() -> None:
+    """Remove what `Ledger.create` left that was killed in the middle: nothing of that run exists."""
+    for path in folder().iterdir():
+        pid = path.suffix[1:]
+        if RUN_ID.fullmatch(path.stem) and pid.isdigit() and look(int(pid)) is None:
+            path.unlink(missing_ok=True)
 
 
 def stale() -> list[Ledger]:

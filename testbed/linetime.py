@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 from testbed.paths import Hop, Path
 from testbed.shape import LINE_OVERHEAD_BYTES, free_bytes
+from testbed.topology import Link
 
 SEGMENT_BYTES = 1448  # TCP payload of a full frame: 1500 - 20 (IP) - 32 (TCP with timestamps)
 HEADERS_BYTES = 14 + 20 + 32 + LINE_OVERHEAD_BYTES
@@ -117,12 +119,32 @@ def expected_pull(first: Path, second: Path, size_bytes: int, request_bytes: int
     return max(_one_after_the_other(ways, backs[0][shared], starts, frames, shaper))
 
 
+def lost_before(hops: Sequence[Hop], hop: Hop) -> float:
+    """Fraction of packets that never come to `hop`: they were lost on those of `hops` before it."""
+    return 1 - math.prod(1 - one.lane.loss.mean for one in hops[: hops.index(hop)])
+
+
+def slowest(hops: Sequence[Hop]) -> Hop:
+    """The hop that holds a train of datagrams up; what was lost before it does not burden it."""
+    return min(hops, key=lambda hop: hop.lane.rate_bit_s / (1 - lost_before(hops, hop)))
+
+
+def expected_train_bit_s(over: Path) -> float:
+    """Bit/s on the line of a train that keeps the slowest hop busy, the datagrams that get lost counted."""
+    hop = slowest(over.hops)
+    return hop.lane.rate_bit_s / (1 - lost_before(over.hops, hop))
+
+
 def expected_together_bit_s(first: Path, second: Path, shared: Hop) -> float:
-    """Bit/s on the line of two equal trains at once that share only the hop `shared`."""
-    half_bit_s = shared.lane.rate_bit_s / 2
-    if math.isinf(half_bit_s):  # the way out of a medium: the way into it is what both share
-        half_bit_s = first.rate_bit_s / 2
-    return sum(min(half_bit_s, over.rate_bit_s) for over in (first, second))
+    """Likewise, of two equal trains at once that share only the hop `shared`, together."""
+    common = shared
+    if math.isinf(shared.lane.rate_bit_s):  # the way out of a medium: the way into it is what both share
+        common = replace(shared, link=Link.both(shared.sender, shared.receiver, first.hops[0].lane))
+    halves = [
+        min(common.lane.rate_bit_s / 2 / (1 - lost_before(over.hops, shared)), expected_train_bit_s(over))
+        for over in (first, second)
+    ]
+    return 2 * min(halves)
 
 
 def expected_goodput_bit_s(over: Path) -> float:

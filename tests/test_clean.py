@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from testbed import clean
+from testbed import cgroup, clean
 from testbed.hosts import HOSTS, HostError
-from testbed.ledger import Ledger
+from testbed.ledger import Ledger, folder
 from testbed.processes import look
 from testbed.topology import Host, RunSpec, Topology
 from tests.networks import marked, needs_relay
@@ -152,3 +152,35 @@ def test_a_second_interrupt_waits_for_the_clean_up() -> None:
         signal.raise_signal(signal.SIGINT)
         steps.append("went on")
     assert steps == ["went on"]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root makes cgroups")
+@pytest.mark.root
+def test_what_was_only_tried_goes_too(run_id: str) -> None:
+    """A process killed while it tried the machine, or began a ledger: nothing is written of that anywhere else."""
+    with subprocess.Popen(["true"]) as gone:
+        pass
+    probe = cgroup.find().tracks / f"testbed-probe-{gone.pid}"
+    probe.mkdir()
+    draft, live = (folder() / f"{run_id}.{pid}" for pid in (gone.pid, os.getpid()))
+    draft.touch()
+    live.touch()
+    try:
+        assert f"cgroup {probe}" in clean.clean()
+        assert not probe.exists() and not draft.exists() and live.exists()
+    finally:
+        live.unlink()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root makes cgroups")
+@pytest.mark.root
+def test_a_process_that_enters_late_does_not_keep_its_cgroup(run_id: str) -> None:
+    """It was being started when its run was killed, and became a member after all members had been ended."""
+    group = cgroup.Group(cgroup.find(), f"testbed-{run_id}/nodes")
+    group.make()
+    enter = [sys.executable, "-I", "-S", "-c", cgroup.ENTER, group.entrance(), "sleep", "600"]
+    with subprocess.Popen(enter) as late:
+        while not cgroup.members(group.folders()[0]):
+            assert late.poll() is None
+        assert all(cgroup.remove(folder.parent) for folder in group.folders())
+        assert late.wait(10) == -signal.SIGKILL

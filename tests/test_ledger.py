@@ -77,7 +77,8 @@ def test_a_run_id_is_eight_hex_digits(bad: str) -> None:
 def test_a_run_id_is_used_once_at_a_time(ledger: Ledger) -> None:
     with pytest.raises(HostError, match="in use"):
         Ledger.create(ledger.run_id)
-    assert [path.name for path in ledger.path.parent.iterdir() if not path.suffix] == []  # no draft is left
+    left = [path.suffix for path in ledger.path.parent.iterdir() if path.stem == ledger.run_id]
+    assert left == [".jsonl"]  # no draft
 
 
 def test_others_cannot_write_in_the_folder() -> None:
