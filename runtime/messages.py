@@ -184,4 +184,4 @@ def _why_none(tries: list[_Try]) -> str:
         return ""
     if not tries or any(one.whole for one in tries):
         return "TCP's window did not grow to what the link holds in time"
-    return f"every one of {len(tries)} repeats lost a packet"
+    return "every repeat lost a packet"

@@ -9,11 +9,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
 
 from testbed.paths import Hop, Path
 from testbed.shape import LINE_OVERHEAD_BYTES, free_bytes
-from testbed.topology import Link
 
 SEGMENT_BYTES = 1448  # TCP payload of a full frame: 1500 - 20 (IP) - 32 (TCP with timestamps)
 HEADERS_BYTES = 14 + 20 + 32 + LINE_OVERHEAD_BYTES
@@ -120,8 +118,8 @@ def expected_pull(first: Path, second: Path, size_bytes: int, request_bytes: int
 
 
 def lost_before(hops: Sequence[Hop], hop: Hop) -> float:
-    """Fraction of packets that never come to `hop`: they were lost on those of `hops` before it."""
-    return 1 - math.prod(1 - one.lane.loss.mean for one in hops[: hops.index(hop)])
+    """Fraction of packets that never come to `hop`: they were lost on those of `hops` before it. Below 1."""
+    return min(0.999, 1 - math.prod(1 - one.lane.loss.mean for one in hops[: hops.index(hop)]))
 
 
 def slowest(hops: Sequence[Hop]) -> Hop:
@@ -137,13 +135,11 @@ def expected_train_bit_s(over: Path) -> float:
 
 def expected_together_bit_s(first: Path, second: Path, shared: Hop) -> float:
     """Likewise, of two equal trains at once that share only the hop `shared`, together."""
-    common = shared
-    if math.isinf(shared.lane.rate_bit_s):  # the way out of a medium: the way into it is what both share
-        common = replace(shared, link=Link.both(shared.sender, shared.receiver, first.hops[0].lane))
-    halves = [
-        min(common.lane.rate_bit_s / 2 / (1 - lost_before(over.hops, shared)), expected_train_bit_s(over))
-        for over in (first, second)
-    ]
+    halves = []
+    for over in (first, second):
+        # Out of a medium: the way into it is what both share.
+        hop = shared if math.isfinite(shared.lane.rate_bit_s) else over.hops[over.hops.index(shared) - 1]
+        halves.append(min(hop.lane.rate_bit_s / 2 / (1 - lost_before(over.hops, hop)), expected_train_bit_s(over)))
     return 2 * min(halves)
 
 

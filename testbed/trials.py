@@ -12,18 +12,21 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from testbed.judge import FAN_BYTES
+from testbed.judge import FAN_BYTES, Sent
 from testbed.linetime import (
     FULL_FRAME_BYTES,
     SEGMENT_BYTES,
     answers_of,
     expected,
     expected_goodput_bit_s,
+    expected_train_bit_s,
     frames_in_flight,
     has_loss,
     jitter_s,
     least_queue_bytes,
+    lost_before,
     plain,
+    slowest,
 )
 from testbed.paths import Path
 from testbed.shape import LINE_OVERHEAD_BYTES, free_bytes
@@ -40,7 +43,8 @@ _LONGEST_GAP_S = 0.025
 _QUEUE_USED = 0.9  # of the smallest queue: what a message may put into it at once
 _FRAMES_TO_SPARE = {False: 4, True: 16}  # in TCP's window, so that an acknowledgement delayed or lost does not stop it
 _FIRST_WINDOW_FRAMES = 10
-_LEAST_CHANCE = 0.1  # of losing nothing; sizes below it are not tried
+_SMALL_S = 5.0  # more for 1 and 4 kB, which are to be judged on every link
+_LEAST_CHANCE = 0.2  # of losing nothing; sizes below it are not tried
 _ANSWER_SHARE = 0.06  # of the rate: what acknowledgements need on the way back, twice over
 
 
@@ -48,8 +52,8 @@ _ANSWER_SHARE = 0.06  # of the rate: what acknowledgements need on the way back,
 class Trial:
     """How one path is measured. wanted: what is judged, and its truth; not_judged: the rest, and why not.
 
-    words: options of `runtime.echo measure`; limit_s: after which to give up. pings, datagrams, train (datagrams of
-    one, seconds) are what `judge.bands` needs.
+    words: options of `runtime.echo measure`; limit_s: after which to give up. pings, datagrams, train are
+    what `judge.bands` needs.
     """
 
     wanted: dict[str, Any]
@@ -58,7 +62,7 @@ class Trial:
     limit_s: float
     pings: int
     datagrams: int
-    train: tuple[int, float] | None
+    train: Sent | None
 
 
 @dataclass
@@ -109,10 +113,11 @@ def trial(over: Path, shaper: str, thorough: bool) -> Trial:
     pings, wanted_messages = (_plain_messages if plain(over, shaper) else _whole_messages)(draft)
     wanted = {"rtt_s": draft.rtt_s}
     fills = tcp_fills(over, shaper)
-    shape = train_shape(over.rate_bit_s, least_queue_bytes(over), thorough)
+    rate_bit_s = expected_train_bit_s(over)
+    shape = train_shape(rate_bit_s, least_queue_bytes(over), thorough)
     if fills:
         draft.not_judged["goodput_bit_s"] = fills
-        wanted["rate_bit_s"] = over.rate_bit_s
+        wanted["rate_bit_s"] = rate_bit_s
         draft.words["train"] = [_train_words(*shape)] * (2 if thorough else 1)
         draft.limit_s += 6 * shape[0] * shape[1]
     else:
@@ -128,7 +133,7 @@ def trial(over: Path, shaper: str, thorough: bool) -> Trial:
         draft.limit_s,
         pings,
         datagrams,
-        (shape[0], shape[0] * shape[1]) if fills else None,
+        Sent(shape[0], shape[0] * shape[1], lost_before(over.hops, slowest(over.hops))) if fills else None,
     )
 
 
@@ -177,11 +182,12 @@ def _whole_messages(draft: _Draft) -> tuple[int, dict[str, float]]:
             _chance(over, size) if window_bytes > _FIRST_WINDOW_FRAMES * SEGMENT_BYTES else 1
         )
         if chance < _LEAST_CHANCE and size > 4000:
-            draft.not_judged[f"message_s {size}"] = f"it crosses whole once in {1 / max(chance, 1e-9):.0f} times"
+            times = f"once in {1 / chance:.0f} times" if chance > 0.01 else "hardly ever"
+            draft.not_judged[f"message_s {size}"] = f"it crosses whole {times}"
             continue
         wanted[str(size)] = s
-        repeats = min(3 if has_loss(over) else 5, max(1 if s > 1 else 2, int(0.45 / s)))
-        budgets_s.append(_budget_s(draft, repeats, s, chance))
+        repeats = min((3 if draft.thorough else 2) if has_loss(over) else 5, max(1 if s > 1 else 2, int(0.45 / s)))
+        budgets_s.append(_budget_s(draft, repeats, s, chance) + (_SMALL_S + 10 * s if size <= 4000 else 0))
         words.append(f"{size}:{repeats}:{gap_s([over], min(s - over.rtt_s, s / 4))}:{window_bytes}:{budgets_s[-1]}")
     draft.words["messages"] = words
     draft.words["window-bytes"] = [str(most_bytes)]
@@ -230,7 +236,7 @@ def train_shape(rate_bit_s: float, queue_bytes: int, thorough: bool = True, shar
     fill one queue together.
     """
     spacing_s = FULL_FRAME_BYTES * 8 / rate_bit_s
-    seconds = 0.3 if thorough else 0.25
+    seconds = (0.3 if thorough else 0.2) / share**0.5
     head = max(1, min(200, queue_bytes // (2 * FULL_FRAME_BYTES)) // share)
     count = min(20 * head, max(12, int(seconds / spacing_s)))
     return count, spacing_s, min(head, count // 2)
@@ -246,7 +252,7 @@ def _stream(draft: _Draft, only_reported: bool) -> None:
     stream_s = 0.6 if draft.thorough else 0.4
     limit_factor, spare_s = 2.5, 1.0
     if only_reported:
-        stream_s, limit_factor, spare_s = min(1.0, max(0.5, 4 * draft.rtt_s)), 1.0, 0.0
+        stream_s, limit_factor, spare_s = min(1.0, max(stream_s / 2, 4 * draft.rtt_s)), 1.0, 0.0
     elif not plain(over, draft.shaper):
         stream_s = max(stream_s, 20 * draft.rtt_s)
         skip_bytes = int(3 * frames_in_flight(over, draft.shaper) + _FIRST_WINDOW_FRAMES) * FULL_FRAME_BYTES
@@ -266,19 +272,18 @@ def fan_messages(fan: tuple[Path, Path], due_s: float) -> tuple[list[str], float
     wait_s = gap_s(fan, due_s)
     patience_s = 3 * due_s + 3.0
     numbers = {"size-bytes": FAN_BYTES, "repeats": 5 if due_s < 0.01 else 3, "gap-s": wait_s, "patience-s": patience_s}
-    return [word for key, value in numbers.items() for word in (f"--{key}", str(value))], 10 * (
-        patience_s + wait_s
-    ) + 10
+    words = [word for key, value in numbers.items() for word in (f"--{key}", str(value))]
+    return words, 10 * (patience_s + wait_s) + 10
 
 
 def fan_trains(
     push_bit_s: float, pull_bit_s: float, fan: Sequence[Path], thorough: bool
-) -> tuple[list[str], float, list[tuple[int, float]]]:
-    """Options of `runtime.echo trains`; when to give it up; a train's datagrams and seconds, of push and of pull.
+) -> tuple[list[str], float, list[Sent]]:
+    """Options of `runtime.echo trains`; when to give it up; a train from and one to the host where the paths start.
 
     push_bit_s, pull_bit_s: due of both trains together.
     """
-    words, limit_s, shapes = list[str](), 30.0, list[tuple[int, float]]()
+    words, limit_s, shapes = list[str](), 30.0, list[Sent]()
     rtt_s = max(expected(over, PING_BYTES, "relay") + sum(jitter_s(over)) for over in fan)
     for verb, bit_s, ways in (
         ("push", push_bit_s, [over.hops for over in fan]),
@@ -286,8 +291,9 @@ def fan_trains(
     ):
         queue_bytes = min(hop.lane.queue_bytes for hops in ways for hop in hops)
         count, spacing_s, head = train_shape(bit_s / 2, queue_bytes, thorough, share=2)
-        words += [f"--{verb}", *[_train_words(count, spacing_s, head)] * (3 if thorough else 2)]
-        shapes.append((count, count * spacing_s))
+        words += [f"--{verb}", *[_train_words(count, spacing_s, head)] * (2 if thorough else 1)]
+        unburdened = max(lost_before(hops, slowest(hops) if verb == "push" else hops[-1]) for hops in ways)
+        shapes.append(Sent(count, count * spacing_s, unburdened))
         limit_s += 8 * (count * spacing_s + rtt_s)
     slow = any(has_loss(over) for over in fan)
     return [*words, "--grace-s", str(rtt_s + 0.1), "--connect-s", "15" if slow else "5"], limit_s, shapes

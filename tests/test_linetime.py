@@ -86,8 +86,17 @@ def test_two_at_once_take_the_time_of_both(topology: Topology) -> None:
     pulled_s = linetime.expected_pull(*fan, 14480, 9, "relay")
     for took_s in (pushed_s, pulled_s):
         assert both_s < took_s < both_s + 1.2 * FRAME_BITS / 10e6
-    for hop in (fan[0].hops[0], fan[0].answers[-1]):
-        assert linetime.expected_together_bit_s(*fan, hop) == 10e6
+    back = path(topology, "h2", "h1"), path(topology, "h3", "h1")
+    assert linetime.expected_together_bit_s(*fan, fan[0].hops[0]) == 10e6
+    assert linetime.expected_together_bit_s(*back, back[0].hops[-1]) == 10e6
+
+
+def test_what_is_lost_before_the_slowest_link_does_not_burden_it() -> None:
+    before, after = (
+        _path(*lanes) for lanes in ((Lane(20e6, loss=Loss(0.2)), Lane(10e6)), (Lane(10e6, loss=Loss(0.2)),))
+    )
+    assert linetime.expected_train_bit_s(before) == pytest.approx(10e6 / 0.8)
+    assert linetime.expected_train_bit_s(after) == 10e6
 
 
 def _loses(loss: Loss, count: int, draw: random.Random) -> float:

@@ -118,7 +118,7 @@ def _trial(lane: Lane) -> trials.Trial:
     [
         (LANE, []),
         (Lane(10e6, 5e-3), []),
-        (Lane(10e6, loss=Loss(0.01)), ["goodput_bit_s", "message_s 256000"]),
+        (Lane(10e6, loss=Loss(0.005)), ["goodput_bit_s", "message_s 256000"]),
         (Lane(10e6, loss=Loss(0.03)), ["goodput_bit_s", "message_s 256000", "message_s 64000"]),
         (Lane(100e6, 5e-3, queue_bytes=65536), ["goodput_bit_s", "message_s 256000", "message_s 64000"]),
         (Lane(10e6, 5e-3, 1e-3, reorder=True), ["goodput_bit_s"]),
