@@ -184,4 +184,6 @@ def not_judged(rows: Iterable[Row]) -> list[str]:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1]))
+    from testbed.cli import main as command
+
+    command(["probe", *sys.argv[1:]])
