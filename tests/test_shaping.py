@@ -106,6 +106,17 @@ class TestShaping:
                 network.shaping.change("h1", "h2", LANE)
         assert remains(run_id, made) == []
 
+    @pytest.mark.skipif(not abilities.ovs_works(), reason="no Open vSwitch runs here")
+    @pytest.mark.parametrize("shaper", ["netem", "relay"])
+    def test_open_vswitch_joins_links_as_a_bridge_does(self, run_id: str, before: None, shaper: str) -> None:
+        here(shaper)
+        joined = replace(star(2, Lane(1e7, delay_s=0.01)), switches=(Switch("s1", "ovs"),))
+        with HOSTS["mininet"](joined, run_id, shaper) as network:
+            made = namespaces(network)
+            assert 40 <= rtt_ms(network, "h1", "h2") <= 44
+            assert network.shaping is not None and network.shaping.counters()["s1 -> h2"].frames >= 6
+        assert remains(run_id, made) == []
+
     @pytest.mark.parametrize("shaper", shape.SHAPERS)
     def test_a_change_drops_nothing_that_waits(self, run_id: str, shaper: str) -> None:
         here(shaper)
