@@ -43,7 +43,7 @@ _LONGEST_GAP_S = 0.025
 _QUEUE_USED = 0.9  # of the smallest queue: what a message may put into it at once
 _FRAMES_TO_SPARE = {False: 4, True: 16}  # in TCP's window, so that an acknowledgement delayed or lost does not stop it
 _FIRST_WINDOW_FRAMES = 10
-_SMALL_S = 5.0  # more for 1 and 4 kB, which are to be judged on every link
+_SMALL_S = 5.0  # more for pings, 1 and 4 kB, which are to be judged on every link
 _LEAST_CHANCE = 0.2  # of losing nothing; sizes below it are not tried
 _ANSWER_SHARE = 0.06  # of the rate: what acknowledgements need on the way back, twice over
 
@@ -169,7 +169,7 @@ def _whole_messages(draft: _Draft) -> tuple[int, dict[str, float]]:
     round_trip = math.ceil(frames_in_flight(over, draft.shaper)) + _FRAMES_TO_SPARE[has_loss(over)]
     most_bytes = int(_QUEUE_USED * least_queue_bytes(over) / FULL_FRAME_BYTES) * SEGMENT_BYTES
     pings = max(4, min(10, int(0.8 / draft.rtt_s)))
-    budgets_s = [_budget_s(draft, pings, draft.rtt_s, 1.0)]
+    budgets_s = [_SMALL_S + _budget_s(draft, pings, draft.rtt_s, _chance(over, PING_BYTES))]
     words.append(f"{PING_BYTES}:{pings}:{gap_s([over])}:0:{budgets_s[0]}")
     wanted = {}
     for size, s in due.items():
