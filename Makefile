@@ -1,6 +1,7 @@
 # sudo make run    set up what is missing, then the main experiment
 # sudo make test   the same set-up, then all tests (those that need root are skipped without it, and say so)
 # make test-kernel tests in a guest whose kernel has netem and Open vSwitch; regenerates that part of docs/fidelity.md
+# sudo make fidelity [SHAPER=relay]   the same part for this machine's kernel, about 10 minutes
 # make lint        ruff and mypy
 
 PYTHON ?= python3
@@ -8,7 +9,7 @@ BIN := .venv/bin
 # Under sudo, what was made here belongs to the owner of the checkout afterwards, also after a failure.
 GIVE_BACK := trap .ci/give-back EXIT;
 
-.PHONY: run test test-kernel setup system lint
+.PHONY: run test test-kernel fidelity setup system lint
 
 # The run is make's own child, without a shell between them, so that SIGTERM to make reaches it and it can clean up.
 run: export PYTHONDONTWRITEBYTECODE = 1
@@ -20,6 +21,9 @@ test: setup
 
 test-kernel: setup
 	@$(GIVE_BACK) .ci/test-kernel
+
+fidelity: setup
+	@$(GIVE_BACK) $(BIN)/python benchmarks/fidelity.py $(if $(SHAPER),--shaper $(SHAPER)) --write docs/fidelity.md
 
 setup: system .venv/.installed
 
