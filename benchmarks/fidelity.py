@@ -138,9 +138,10 @@ PREFACE = """# Declared and measured links
 
 One cable between two hosts, both directions with the rate, delay and loss of the row, probed as before every run.
 RTT is measured - due, rate and messages are measured / due (1 is the truth), of the direction that is farther off. The
-rate is that of a long TCP transfer or, marked t, of trains of datagrams, where TCP cannot fill the link. lost: of up to
-2000 datagrams, in either direction. -: not judged, for a reason below the table. Accepted: RTT within max(5 %, 0.3 ms),
-rate -5/+1 %, messages within max(one packet time + 0.3 ms, 5 %), loss within three standard deviations.
+rate is that of a long TCP transfer or, marked t, of trains of datagrams, where TCP cannot fill the link. lost: of the
+datagrams that were counted, in either direction. -: not judged, for a reason below the table. Accepted: RTT within
+max(5 %, 0.3 ms), rate -5/+1 %, messages within max(one packet time + 0.3 ms, 5 %), loss within three standard
+deviations.
 """
 
 

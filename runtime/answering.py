@@ -50,12 +50,12 @@ def _hold(connection: socket.socket, size_bytes: int) -> None:
 
 
 def _count(connection: socket.socket, count: int, idle_s: float) -> None:
-    """Say a port, receive datagrams there, report how many and how far apart."""
+    """Say a port, receive datagrams there, report what was seen."""
     with datagrams.opened(connection.getsockname()[0]) as end:
         connection.sendall(HEADER.pack(COUNT, end.getsockname()[1]))
         found = datagrams.collect(end, [connection], count, idle_s)
     arrivals = max(found.values(), key=len, default=[])
-    connection.sendall(REPORT.pack(len({number for number, _ in arrivals}), datagrams.spacing_s(arrivals)))
+    connection.sendall(REPORT.pack(*datagrams.seen(arrivals)))
 
 
 def _send(connection: socket.socket, port: int) -> None:
@@ -68,9 +68,8 @@ def _send(connection: socket.socket, port: int) -> None:
 def _answer(connection: socket.socket, idle_s: float) -> None:
     """Serve one connection until its other end closes it."""
     into, most_bytes = memoryview(bytearray(1 << 18)), 0
-    while head := connection.recv(HEADER.size, socket.MSG_WAITALL):
-        if len(head) != HEADER.size:
-            raise Bad("the connection ended inside a header")
+    while head := connection.recv(HEADER.size):
+        head += exactly(connection, HEADER.size - len(head))
         kind, size = HEADER.unpack(head)
         if kind not in (STREAM, WINDOW, COUNT, SEND, MESSAGE, PULL) or size > LONGEST_BYTES:
             raise Bad(f"not a message: kind {kind!r}, {size} bytes")

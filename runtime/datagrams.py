@@ -1,4 +1,4 @@
-"""Datagrams with numbers on them: how many of a train arrive, and at what rate, where TCP could not tell the link's.
+"""Datagrams with numbers on them: how many of a train arrive, how late and in which order, and at what rate.
 
 A train leaves `head` datagrams at once, so that a queue builds up at the slowest link, and then one per `spacing_s`;
 while that queue lasts, datagrams arrive at exactly the rate of that link. Standard library only.
@@ -13,9 +13,13 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from itertools import accumulate
+from typing import NamedTuple
 
-NUMBER = struct.Struct("!I")
-REPORT = struct.Struct("!Id")  # datagrams that arrived, seconds between two numbers (0: cannot be told)
+from runtime.messages import Bad, exactly
+
+NUMBER = struct.Struct("!Id")  # a datagram's number, seconds on the sender's clock
+REPORT = struct.Struct("!IddI")  # of a `Seen`
 TRAIN = struct.Struct("!IIdI")
 GRACE = struct.Struct("!d")  # seconds that what is still on its way may be silent, when all was sent
 BUFFER_BYTES = 4 << 20
@@ -23,13 +27,30 @@ _SO_TIMESTAMPNS = 35
 _TIMESPEC = struct.Struct("=qq")
 _FORCED = {socket.SO_RCVBUF: 33, socket.SO_SNDBUF: 32}  # past the machine's limit, where we may
 _MOST_MADE_UP = 8  # datagrams sent at once after the sender was late, where a queue must stay empty
-Arrival = tuple[int, float]  # number, seconds
 Address = tuple[str, int]
+
+
+class Arrival(NamedTuple):
+    """One datagram: when it reached the machine and, on the sender's clock, when it was sent; seconds."""
+
+    number: int
+    at_s: float
+    sent_s: float = 0.0
+
+
+class Seen(NamedTuple):
+    """What a receiver says of a train: how many arrived; seconds between two numbers and `spread_s` of the delays (0:
+    cannot be told); how many came behind a later one."""
+
+    arrived: int
+    spacing_s: float
+    spread_s: float
+    late: int
 
 
 @dataclass(frozen=True)
 class Train:
-    """count datagrams of size_bytes (>= 4) payload each, spacing_s apart, the first `head` at once.
+    """count datagrams of size_bytes (>= 12) payload each, spacing_s apart, the first `head` at once.
 
     head 0: none may queue, so a sender that is late does not hurry afterwards.
     """
@@ -82,7 +103,7 @@ def send(end: socket.socket, targets: Sequence[Address], train: Train) -> None:
         elif not train.head:
             due_s = max(due_s, now_s - _MOST_MADE_UP * train.spacing_s)
         for target in targets:
-            end.sendto(NUMBER.pack(number) + rest, target)
+            end.sendto(NUMBER.pack(number, time.time()) + rest, target)
         due_s += train.spacing_s
     end.setblocking(False)
 
@@ -101,7 +122,8 @@ def _read(end: socket.socket, into: dict[Address, list[Arrival]]) -> int:
                 seconds, nanoseconds = _TIMESPEC.unpack(value)
                 at_s = seconds + nanoseconds / 1e9
         if len(data) == NUMBER.size:
-            into.setdefault(sender, []).append((*NUMBER.unpack(data), at_s))
+            number, sent_s = NUMBER.unpack(data)
+            into.setdefault(sender, []).append(Arrival(number, at_s, sent_s))
             count += 1
 
 
@@ -128,9 +150,10 @@ def collect(
 
 
 def _grace_s(control: socket.socket) -> float:
-    said = control.recv(GRACE.size, socket.MSG_WAITALL)
-    if len(said) != GRACE.size:
-        raise ConnectionError("the other end went away")
+    try:
+        said = exactly(control, GRACE.size)
+    except Bad as error:
+        raise ConnectionError("the other end went away") from error
     return float(GRACE.unpack(said)[0])
 
 
@@ -139,18 +162,42 @@ def spacing_s(arrivals: Sequence[Arrival]) -> float:
 
     Lost numbers leave gaps that change nothing; single late ones change little.
     """
-    numbers = [float(number) for number, _ in arrivals]
+    numbers = [float(one.number) for one in arrivals]
     if len(set(numbers)) < 2:
         return 0.0
     mean = sum(numbers) / len(numbers)
-    start_s = arrivals[0][1]
-    mean_s = sum(at_s - start_s for _, at_s in arrivals) / len(arrivals)
-    across = sum((number - mean) * (at_s - start_s - mean_s) for number, at_s in arrivals)
+    start_s = arrivals[0].at_s
+    mean_s = sum(one.at_s - start_s for one in arrivals) / len(arrivals)
+    across = sum((one.number - mean) * (one.at_s - start_s - mean_s) for one in arrivals)
     return across / sum((number - mean) ** 2 for number in numbers)
+
+
+def spread_s(arrivals: Sequence[Arrival]) -> float:
+    """Seconds within which the delays of the middle half of them lie; 0 of fewer than eight.
+
+    The two clocks may differ. Single late ones change nothing.
+    """
+    if len(arrivals) < 8:
+        return 0.0
+    delays_s = sorted(one.at_s - one.sent_s for one in arrivals)
+    quarter = len(delays_s) // 4
+    return delays_s[-quarter - 1] - delays_s[quarter]
+
+
+def late_numbers(arrivals: Sequence[Arrival]) -> int:
+    """How many came behind one with a higher number."""
+    highest = accumulate((one.number for one in arrivals), max)
+    return sum(one.number < most for one, most in zip(arrivals, highest, strict=True))
+
+
+def seen(arrivals: Sequence[Arrival]) -> Seen:
+    """What to report of one train."""
+    arrived = len({one.number for one in arrivals})
+    return Seen(arrived, spacing_s(arrivals), spread_s(arrivals), late_numbers(arrivals))
 
 
 def overlapping(trains: Sequence[Sequence[Arrival]]) -> list[list[Arrival]]:
     """Of trains from several senders, what arrived while all of them were arriving."""
-    begin_s = max(min(at_s for _, at_s in train) for train in trains)
-    end_s = min(max(at_s for _, at_s in train) for train in trains)
-    return [[arrival for arrival in train if begin_s <= arrival[1] <= end_s] for train in trains]
+    begin_s = max(min(one.at_s for one in train) for train in trains)
+    end_s = min(max(one.at_s for one in train) for train in trains)
+    return [[arrival for arrival in train if begin_s <= arrival.at_s <= end_s] for train in trains]

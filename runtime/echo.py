@@ -15,7 +15,7 @@ from contextlib import ExitStack
 
 from runtime import datagrams
 from runtime.answering import serve
-from runtime.datagrams import GRACE, REPORT, Train
+from runtime.datagrams import GRACE, NUMBER, REPORT, Seen, Train
 from runtime.messages import (
     COUNT,
     HEADER,
@@ -52,8 +52,8 @@ def _stream(connection: socket.socket, size_bytes: int, limit_s: float, skip_byt
     return 8 * counted / seconds if seconds > 0 else 0.0
 
 
-def _train(controls: list[socket.socket], train: Train, grace_s: float) -> list[tuple[int, float]]:
-    """Send a train to every control connection's other end, in turn: what each one got, and how far apart."""
+def _train(controls: list[socket.socket], train: Train, grace_s: float) -> list[Seen]:
+    """Send a train to every control connection's other end, in turn: what each one saw."""
     targets = []
     for control in controls:
         control.sendall(HEADER.pack(COUNT, train.count))
@@ -63,7 +63,7 @@ def _train(controls: list[socket.socket], train: Train, grace_s: float) -> list[
         datagrams.send(end, targets, train)
     for control in controls:
         control.sendall(GRACE.pack(grace_s))
-    return [REPORT.unpack(exactly(control, REPORT.size)) for control in controls]
+    return [Seen(*REPORT.unpack(exactly(control, REPORT.size))) for control in controls]
 
 
 def _connected(wanted: argparse.Namespace, address: str, port: str | int) -> socket.socket:
@@ -100,10 +100,12 @@ def _whole_messages(wanted: argparse.Namespace) -> tuple[dict[str, list[float]],
 
 def measure(wanted: argparse.Namespace) -> dict[str, object]:
     """One row of raw numbers: `rtt_s` (list), `message_s` (size -> list of seconds), `missing` (size -> why it has
-    none), `goodput_bit_s`, `arrived` (datagrams of `loss` that did), `spacing_s` (of each train).
+    none), `goodput_bit_s`, `arrived` (datagrams of `loss` that did), `spacing_s` (of each train),
+    `delays` (of the train `jitter`: how many arrived, their spread in seconds, how many came late; null without).
 
     `wanted` holds address, port, messages, window_bytes (0: every repeat counts), stream_bytes, stream_s, skip_bytes,
-    loss (Train or None), train (list of Train), grace_s, connect_s, patience_s, congestion. Raises OSError, Bad.
+    loss and jitter (Train or None), train (list of Train), grace_s, connect_s, patience_s, congestion.
+    Raises OSError, Bad.
     """
     missing: dict[str, str] = {}
     with _connected(wanted, wanted.address, wanted.port) as connection:
@@ -111,11 +113,13 @@ def measure(wanted: argparse.Namespace) -> dict[str, object]:
             message_s, missing = _whole_messages(wanted)
         else:
             message_s = _plain_messages(wanted, connection)
-        arrived = _train([connection], wanted.loss, wanted.grace_s)[0][0] if wanted.loss else 0
-        spacing_s = [_train([connection], train, wanted.grace_s)[0][1] for train in wanted.train]
+        delays = _train([connection], wanted.jitter, wanted.grace_s)[0] if wanted.jitter else None
+        arrived = _train([connection], wanted.loss, wanted.grace_s)[0].arrived if wanted.loss else 0
+        spacing_s = [_train([connection], train, wanted.grace_s)[0].spacing_s for train in wanted.train]
         goodput_bit_s = _stream(connection, wanted.stream_bytes, wanted.stream_s, wanted.skip_bytes)
-    found = {"rtt_s": message_s.pop(str(RTT_BYTES), []), "message_s": message_s, "missing": missing}
-    return found | {"goodput_bit_s": goodput_bit_s, "arrived": arrived, "spacing_s": spacing_s}
+    found: dict[str, object] = {"rtt_s": message_s.pop(str(RTT_BYTES), []), "message_s": message_s, "missing": missing}
+    found |= {"goodput_bit_s": goodput_bit_s, "arrived": arrived, "spacing_s": spacing_s}
+    return found | {"delays": delays and (delays.arrived, delays.spread_s, delays.late)}
 
 
 def fan(wanted: argparse.Namespace) -> dict[str, list[float]]:
@@ -155,7 +159,7 @@ def trains(wanted: argparse.Namespace) -> dict[str, list[list[float]]]:
     pulled = []
     with ExitStack() as closing:
         peers = [closing.enter_context(_connected(wanted, *peer)) for peer in wanted.peer]
-        pushed = [[spacing_s for _, spacing_s in _train(peers, train, wanted.grace_s)] for train in wanted.push]
+        pushed = [[seen.spacing_s for seen in _train(peers, train, wanted.grace_s)] for train in wanted.push]
         for train in wanted.pull:
             with datagrams.opened(peers[0].getsockname()[0]) as end:
                 for peer in peers:
@@ -179,6 +183,8 @@ def _message(text: str) -> Repeats:
 
 def _a_train(text: str) -> Train:
     count, size_bytes, spacing_s, head = text.split(":")
+    if int(size_bytes) < NUMBER.size:
+        raise argparse.ArgumentTypeError(f"{size_bytes}: a datagram has at least {NUMBER.size} bytes")
     return Train(int(count), int(size_bytes), float(spacing_s), int(head))
 
 
@@ -196,7 +202,8 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
     measuring.add_argument("--stream-bytes", type=int, default=1_000_000)
     measuring.add_argument("--stream-s", type=float, default=2.0)
     measuring.add_argument("--skip-bytes", type=int, default=0)
-    measuring.add_argument("--loss", type=_a_train, metavar="COUNT:SIZE:SPACING_S:HEAD")
+    for name in ("--loss", "--jitter"):
+        measuring.add_argument(name, type=_a_train, metavar="COUNT:SIZE:SPACING_S:HEAD")
     fanning.add_argument("--size-bytes", type=int, default=16000)
     fanning.add_argument("--repeats", type=int, default=5)
     fanning.add_argument("--gap-s", type=float, default=0.005)

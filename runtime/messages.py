@@ -64,9 +64,12 @@ def connected(address: tuple[str, int], congestion: str, connect_s: float, patie
 
 def exactly(connection: socket.socket, count: int) -> bytes:
     """The next `count` bytes. Raises Bad where the connection ends before."""
-    got = connection.recv(count, socket.MSG_WAITALL)
-    if len(got) != count:
-        raise Bad("the connection ended too early")
+    got = b""
+    while len(got) < count:  # on a socket with a timeout the kernel does not wait for all of them
+        more = connection.recv(count - len(got))
+        if not more:
+            raise Bad("the connection ended too early")
+        got += more
     return got
 
 

@@ -9,7 +9,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from testbed.door import MAX_QUEUE_BYTES, MIN_QUEUE_BYTES, CableDoor, LaneDoor, LinkDoor, enter, pair
+from testbed.door import MAX_QUEUE_BYTES, MIN_QUEUE_BYTES, QUEUE_ALLOWED, CableDoor, LaneDoor, LinkDoor, enter, pair
+from testbed.envelope import Unfit
 from testbed.topology import Lane, Link, Loss, Step, Switch, default_queue_bytes
 from testbed.units import Waiting, show_duration, show_rate
 from testbed.yamlfile import Document, Place
@@ -17,6 +18,7 @@ from testbed.yamlfile import Document, Place
 Direction = Literal["up", "down"]
 DIRECTIONS: tuple[Direction, Direction] = ("up", "down")
 _MISSING = 'is missing: give it here or in defaults.link, e.g. "10 Mbit/s"'
+_AT_MEDIUM = "leave it out: the rate is that of the shared medium"
 _MISSING_AT_START = "is missing: give it here, in defaults.link, or in the trace at 0 s"
 
 
@@ -75,6 +77,19 @@ def written(document: Document, index: int, direction: str, key: str) -> Place |
     return next((place for place in places if document.at(place, None) is not None), None)
 
 
+def place(document: Document, unfit: Unfit) -> Place:
+    """Where the file says what cannot be done: at the link, in the defaults, or where the network is made by name."""
+    if isinstance(unfit.where, int):
+        found = written(document, unfit.where, unfit.direction, unfit.key)
+        return found or ("links", unfit.where, *filter(None, (unfit.direction, unfit.key)))
+    if unfit.where:
+        return ("switches", unfit.where, unfit.key)
+    section, _, index = unfit.key.removesuffix("]").partition("[")
+    if section == "links" and "topology" in document.value:
+        return ("topology",)
+    return (section, int(index)) if index else (section,)
+
+
 @dataclass(frozen=True)
 class _Way:
     """One direction of one link on its way from the file to a Lane."""
@@ -100,14 +115,20 @@ def read(document: Document, switches: Sequence[Switch]) -> dict[int, Link]:
     entries = document.value.get("links")
     media = {switch.name: switch.rate_bit_s for switch in switches if switch.kind == "shared"}
     wanted = document.value.get("backend") != "local"  # else they are refused, and what they lack need not be said
+    entries = entries if isinstance(entries, list) else []
+    if wanted and entries and all(set(ends(entry) or ()) & set(media) for entry in entries):
+        _refuse_default_rate(document)
     found = {}
-    for index, entry in enumerate(entries if isinstance(entries, list) else []):
+    for index, entry in enumerate(entries):
         place: Place = ("links", index)
         door, joined = _enter(document, place, entry), ends(entry) or ()
         doubtful = any(document.wrong("switches", end) for end in joined)
         if doubtful or not wanted:
             continue
-        _check_rate(document, index, any(end in media for end in joined))
+        if any(end in media for end in joined):
+            _check_at_medium(document, index, [known for known in (default, door) if known is not None])
+        else:
+            _check_rate(document, index)
         if door is None or default is None or document.wrong(*place) or document.wrong("defaults", "link"):
             continue
         link = _link(document, index, (default, door), media)
@@ -127,21 +148,46 @@ def _enter(document: Document, place: Place, entry: Any) -> LinkDoor | None:
     return enter(LinkDoor, {key: value for key, value in entry.items() if key != "between"}, place, document)
 
 
-def _check_rate(document: Document, index: int, at_medium: bool) -> None:
-    """A link has a rate, or a trace that has one; on a shared medium it has none."""
+def _refuse_default_rate(document: Document) -> None:
+    """Where every link is at a shared medium, the default holds for none of them."""
+    for way in ((), *((direction,) for direction in DIRECTIONS)):
+        place: Place = ("defaults", "link", *way, "rate")
+        value = document.at(place, None)
+        if value is not None:
+            document.problem(place, "leave it out: every link is at a shared medium, whose rate is its own", value)
+
+
+def _check_at_medium(document: Document, index: int, doors: Sequence[LinkDoor]) -> None:
+    """A link to a shared medium has no rate of its own and no trace that has one."""
+    for direction in DIRECTIONS:
+        place = written(document, index, direction, "rate")
+        if place is not None and place[0] == "links":
+            document.problem(place, _AT_MEDIUM, document.at(place, None))
+        trace = _values(doors, direction).get("trace")
+        if trace is not None and any(step.rate_bit_s is not None for step in trace.steps):
+            way = _Way(document, index, direction, {})
+            way.refuse("trace", "leave rates out of it: the rate is that of the shared medium")
+
+
+def _check_rate(document: Document, index: int) -> None:
+    """A link has a rate, or a trace that has one."""
     if not isinstance(document.at(("links", index), None), dict):
         return
     places = {direction: written(document, index, direction, "rate") for direction in DIRECTIONS}
-    if at_medium:
-        for place in places.values():
-            if place is not None and place[0] == "links":
-                text = "leave it out: the rate is that of the shared medium"
-                document.problem(place, text, document.at(place, None))
-        return
     bare = [way for way in DIRECTIONS if places[way] is None and written(document, index, way, "trace") is None]
     for direction in bare:
         inside = () if len(bare) == 2 else (direction,)
         document.problem(("links", index, *inside, "rate"), _MISSING)
+
+
+def _values(doors: Sequence[LinkDoor], direction: Direction) -> dict[str, Any]:
+    """What they say of a direction, the last one first; of both, what is said of the direction."""
+    values: dict[str, Any] = {}
+    for door in doors:
+        values |= door.values()
+        lane: LaneDoor | None = getattr(door, direction)
+        values |= lane.values() if lane else {}
+    return values
 
 
 def _link(
@@ -151,12 +197,7 @@ def _link(
     ways: tuple[tuple[Direction, str, str], ...] = (("up", a, b), ("down", b, a))
     lanes = []
     for direction, sender, receiver in ways:
-        values: dict[str, Any] = {}
-        for door in doors:
-            values |= door.values()
-            lane: LaneDoor | None = getattr(door, direction)
-            values |= lane.values() if lane else {}
-        way = _Way(document, index, direction, values)
+        way = _Way(document, index, direction, _values(doors, direction))
         if sender in media or receiver in media:
             lanes.append(_lane_at_medium(way, media.get(receiver, math.inf)))
         else:
@@ -167,9 +208,6 @@ def _link(
 
 def _lane_at_medium(way: _Way, rate_bit_s: float | None) -> Lane | None:
     """rate_bit_s: of the medium, infinite out of it; None where that is wrong, which is noted already."""
-    if "trace" in way.values and any(step.rate_bit_s is not None for step in way.values["trace"].steps):
-        way.refuse("trace", "leave rates out of it: the rate is that of the shared medium")
-        return None
     values = {**way.values, "rate": rate_bit_s}
     if rate_bit_s == math.inf:
         place = written(way.document, way.index, way.direction, "queue")
@@ -229,5 +267,5 @@ def _queue_bytes(
     if MIN_QUEUE_BYTES <= exact <= MAX_QUEUE_BYTES:
         return round(exact)
     meant = f"{show_duration(queue.seconds)} at {show_rate(rate_bit_s)} are {exact:.4g} bytes"
-    way.refuse("queue", f"{meant}; must be at least {MIN_QUEUE_BYTES}, two frames, and below 4 GiB", "rate")
+    way.refuse("queue", f"{meant}; {QUEUE_ALLOWED}", "rate")
     return None

@@ -168,7 +168,8 @@ def forget_probes() -> list[str]:
 def why_not(hierarchy: Hierarchy, tree: Path, controller: str | None = None) -> str | None:
     """None if cgroups can be made in `tree` and, version 2, be given `controller`; else what the kernel said.
 
-    Found by doing it: in a container a tree may look writable and refuse. Nothing is left behind. Needs root.
+    Found by doing it: in a container a tree may look writable and refuse. Leaves nothing behind but the controller,
+    which is not taken back: another run may use it by now. Needs root.
     """
     scratch = tree / f"{_PROBE}{os.getpid()}"
     try:
@@ -179,7 +180,6 @@ def why_not(hierarchy: Hierarchy, tree: Path, controller: str | None = None) -> 
         switch = tree / "cgroup.subtree_control"
         if controller is not None and hierarchy.version == 2 and controller not in switch.read_text().split():
             _write(switch, f"+{controller}")
-            _write(switch, f"-{controller}")
     except (OSError, HostError) as error:
         return str(error)
     finally:

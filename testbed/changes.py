@@ -161,15 +161,17 @@ class Clock:
     row and in `errors`, and the network was not the declared one.
 
     apply: called from a thread of the clock, for what is declared from the thread that leaves the block; one at a time.
+    What `apply` returns, if not None, is what came of the change in place of its text.
     rows: {"at_s", "applied_s" (when `apply` was through, seconds since time 0), "where", "what", "error" (text or
     None)} of every change that was due, and of a direction that could not be made as declared again.
     """
 
-    def __init__(self, topology: Topology, apply: Callable[[Change], None]) -> None:
+    def __init__(self, topology: Topology, apply: Callable[[Change], str | None]) -> None:
         self.rows: list[dict[str, Any]] = []
         self.errors: list[Exception] = []
         self._topology, self._apply = topology, apply
         self._moved: dict[tuple[str, str], Lane | None] = {}  # as what each direction is; None: down, or nobody knows
+        self._next_s = 0.0  # when the next change is due; infinite after the last one
         self._began: float | None = None  # time 0 on the monotonic clock
         self._ready, self._stop = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._run, name="changes", daemon=True)
@@ -192,14 +194,20 @@ class Clock:
             for sender in (link.a, link.b):
                 self._restore(sender, link.other(sender), replace(link.lane(sender), trace=None))
 
+    def not_reached(self) -> list[Event]:
+        """Events whose time had not come when the block ended, or to which a clock that was behind did not come."""
+        return [event for event in self._topology.events if _moment(event.at_s) >= self._next_s]
+
     def _run(self) -> None:
         try:
             for change in schedule(self._topology):
+                self._next_s = change.at_s
                 if change.at_s > 0:
                     self._begin()
                     if self._stop.wait(min(max(0.0, change.at_s - self._now()), threading.TIMEOUT_MAX)):
                         return
                 self._do(change)
+            self._next_s = math.inf
         except Exception as error:  # a thread that ends without a word would leave a network that nobody declared
             self._note(Change(self._now(), "all later changes", host="every link"), error)
         finally:
@@ -217,9 +225,9 @@ class Clock:
     def _do(self, change: Change) -> None:
         lane = None
         try:
-            self._apply(change)
+            instead = self._apply(change)
             lane = change.lane
-            self._note(change)
+            self._note(change if instead is None else replace(change, text=instead))
         except Exception as error:
             self._note(change, error)
         finally:

@@ -19,7 +19,6 @@ from testbed.draw import draw
 from testbed.envelope import SHAPERS, Unfit
 from testbed.schema import Draft
 from testbed.topology import Lane, RunSpec, Switch, Topology, TopologyError
-from testbed.yamlfile import Place
 
 DIAGRAMS = {".svg": "svg", ".mmd": "mermaid"}  # functions of testbed.diagram
 
@@ -108,7 +107,7 @@ def _said(draft: Draft, key: str, default: Any = None) -> Any:
 def _refuse_links(draft: Draft) -> Draft:
     """What no shaper makes of a network is a problem where it is written: once if that is in the defaults."""
     for unfit in _refusals(draft):
-        place = _place(draft, unfit)
+        place = cables.place(draft.document, unfit)
         if not draft.document.wrong(*place):
             value = draft.document.at(place, None)
             draft.document.problem(place, unfit.text, *([] if value is None or unfit.where == "" else [value]))
@@ -129,20 +128,6 @@ def _refusals(draft: Draft) -> list[Unfit]:
     alone = Topology("", "mininet", (), tuple(media.values()), (), RunSpec("", ""))
     found = [unfit for index, link in draft.links.items() for unfit in envelope.link_refusal(index, link, media)]
     return [*envelope.refusal(alone), *found]
-
-
-def _place(draft: Draft, unfit: Unfit) -> Place:
-    """Where the file says what cannot be done: at the link, in the defaults, or where the network is made by name."""
-    document = draft.document
-    if isinstance(unfit.where, int):
-        written = cables.written(document, unfit.where, unfit.direction, unfit.key)
-        return written or ("links", unfit.where, *filter(None, (unfit.direction, unfit.key)))
-    if unfit.where:
-        return ("switches", unfit.where, unfit.key)
-    section, _, index = unfit.key.removesuffix("]").partition("[")
-    if section == "links" and "topology" in document.value:
-        return ("topology",)
-    return (section, int(index)) if index else (section,)
 
 
 def _examine_inputs(draft: Draft, shape: Shape) -> None:

@@ -59,6 +59,21 @@ def _memory(summary: Mapping[str, Any], run: RunData) -> Iterator[dict[str, Any]
         yield {"host": hosts, "labels": ", ".join(labels), "limit": " or ".join(limits)}
 
 
+def _not_reached(_summary: Mapping[str, Any], run: RunData) -> Iterator[dict[str, Any]]:
+    """Events of the file -> labels of the methods that were over before."""
+    missed: dict[str, list[str]] = {}
+    for method in run.methods:
+        for event in method.get("not_reached") or ():
+            missed.setdefault(event.replace(":", "", 1), []).append(method["label"])
+    if missed:
+        yield {"events": "; ".join(f"{event} ({', '.join(labels)})" for event, labels in missed.items())}
+
+
+def _relay_warned(_summary: Mapping[str, Any], run: RunData) -> Iterator[dict[str, Any]]:
+    if warnings := run.manifest.get("shaper_warnings"):
+        yield {"warnings": "; ".join(warnings)}
+
+
 def _forwarding(_summary: Mapping[str, Any], run: RunData) -> Iterator[dict[str, Any]]:
     hosts = run.topology.get("hosts") or {}
     between = {hop.partition(" -> ")[0] for row in run.links for hop in row.get("links", ())[1:]}
@@ -202,6 +217,8 @@ def _cut_off(_summary: Mapping[str, Any], run: RunData) -> Iterator[dict[str, An
 CHECKS: dict[str, Check] = {
     "host-failed": _host_failed,
     "memory": _memory,
+    "not-reached": _not_reached,
+    "relay-warned": _relay_warned,
     "forwarding": _forwarding,
     "shared-cores": _shared_cores,
     "cpu-share": _cpu_share,

@@ -16,7 +16,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-BAD_INPUT, NO_NETWORK = 2, 3
+BAD_INPUT, NO_NETWORK, INTERRUPTED = 2, 3, 130
 AS_TEXT = "-"  # what --draw without a file stands for
 app = typer.Typer(
     help="Run one Transformer over several devices on a declared network, and measure it.",
@@ -54,19 +54,29 @@ def run(
 def probe(file: TopologyFile, shaper: Shaper = None) -> None:
     """Build the network of FILE and print what its links do beside what is declared; nothing else runs.
 
-    Exit 0 as declared, 2 bad input, 3 not the declared network, 4 degraded.
+    Exit 0 as declared, 2 bad input, 3 not the declared network, 4 degraded, 130 interrupted.
     """
-    with _one_line_each():
-        from testbed import check, doctor
-        from testbed import probe as module
-        from testbed.topology import TopologyError
+    from testbed.terminable import terminable
 
-        shaper = _known(shaper)
-        refusals = doctor.problems(check.makeable(_readable(file)), file, shaper)
-        if refusals:
-            raise TopologyError(refusals)
-        code: int = module.main(file, shaper, typer.echo)
+    try:
+        with _one_line_each(), terminable():
+            code = _probed(file, shaper)
+    except KeyboardInterrupt:
+        _refuse(["interrupted: the network is removed"], INTERRUPTED)
     raise typer.Exit(code)
+
+
+def _probed(file: Path, shaper: str | None) -> int:
+    from testbed import check, doctor
+    from testbed import probe as module
+    from testbed.topology import TopologyError
+
+    shaper = _known(shaper)
+    refusals = doctor.problems(check.makeable(_readable(file)), file, shaper)
+    if refusals:
+        raise TopologyError(refusals)
+    code: int = module.main(file, shaper, typer.echo)
+    return code
 
 
 @app.command()

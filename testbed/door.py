@@ -21,7 +21,7 @@ from pydantic_core import ErrorDetails
 
 from runtime.families import PRESETS
 from testbed import traces, units
-from testbed.envelope import FRAME_BYTES, LONGEST_DELAY_S
+from testbed.envelope import FRAME_BYTES, HIGHEST_RATE_BIT_S, LONGEST_DELAY_S, LOWEST_RATE_BIT_S
 from testbed.topology import Loss, Trace
 from testbed.wiring import nearest
 from testbed.yamlfile import Document, Place
@@ -47,12 +47,23 @@ def _readings(text: str) -> list[str]:
 
 
 Located = Annotated[str, AfterValidator(settled)]
-Rate = Annotated[float, BeforeValidator(units.parse_rate)]
+
+
+def _rate(value: object) -> float:
+    rate_bit_s = units.parse_rate(value)
+    if not LOWEST_RATE_BIT_S <= rate_bit_s <= HIGHEST_RATE_BIT_S:
+        allowed = f"{units.show_rate(LOWEST_RATE_BIT_S)} to {units.show_rate(HIGHEST_RATE_BIT_S)}"
+        raise ValueError(f"links are true to rates of {allowed}")
+    return rate_bit_s
+
+
+Rate = Annotated[float, BeforeValidator(_rate)]
 Duration = Annotated[float, BeforeValidator(units.parse_duration)]
 Fraction = Annotated[float, BeforeValidator(units.parse_fraction)]
 Size = Annotated[int, BeforeValidator(units.parse_size)]
-MIN_QUEUE_BYTES = 2 * FRAME_BYTES  # one frame on its way and one that waits; with less nothing passes
+MIN_QUEUE_BYTES = 10 * FRAME_BYTES  # what TCP sends before it hears anything
 MAX_QUEUE_BYTES = 2**32 - 1  # the kernel counts a queue in 32 bits
+QUEUE_ALLOWED = f"must hold the frames that TCP starts with, {units.show_size(MIN_QUEUE_BYTES)}, and be below 4 GiB"
 
 
 class Door(BaseModel):
@@ -142,13 +153,16 @@ def _loss(value: Any) -> Loss:
 def _queue(value: object) -> int | units.Waiting:
     queue = units.parse_queue(value)
     if isinstance(queue, int) and not MIN_QUEUE_BYTES <= queue <= MAX_QUEUE_BYTES:
-        allowed = f"must be at least {MIN_QUEUE_BYTES} bytes, two frames, and below 4 GiB"
-        raise ValueError(f'{allowed}, e.g. "64 KiB"; or a time, e.g. "50 ms"')
+        raise ValueError(f'{QUEUE_ALLOWED}, e.g. "64 KiB"; or a time, e.g. "50 ms"')
     return queue
 
 
 def _trace(value: Any, info: ValidationInfo) -> Trace:
-    return traces.read(value, cast(Path, info.context))
+    """Read once, however many links have it: known by the name of its file, or by the one object that stands for it."""
+    document, key = cast(Document, info.context), value if isinstance(value, str) else id(value)
+    if key not in document.traces:
+        document.traces[key] = value, traces.read(value, Path(document.name).parent)
+    return document.traces[key][1]
 
 
 class LaneDoor(Door):
@@ -252,7 +266,7 @@ _SAID = {
 def enter(door: type[D], value: Any, place: Place, document: Document) -> D | None:
     """`value` through `door`; or its problems noted in `document`, and None."""
     try:
-        return door.model_validate({} if value is None else value, context=Path(document.name).parent)
+        return door.model_validate({} if value is None else value, context=document)
     except ValidationError as error:
         for detail in error.errors(include_url=False):
             _note(door, detail, place, document)

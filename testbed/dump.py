@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from itertools import accumulate
 from typing import Any
 
 import yaml
@@ -11,7 +13,7 @@ from testbed import events, traces, units
 from testbed.topology import Lane, Link, Loss, Switch, Topology
 
 
-class _Dumper(yaml.SafeDumper):
+class _Dumper(yaml.CSafeDumper if hasattr(yaml, "CSafeDumper") else yaml.SafeDumper):  # type: ignore[misc]
     """Writes everything out: topology files have no anchors."""
 
     def ignore_aliases(self, data: Any) -> bool:
@@ -48,6 +50,18 @@ def write(topology: Topology) -> str:
 def _switch_entry(switch: Switch) -> dict[str, str]:
     rate = {} if switch.rate_bit_s is None else {"rate": units.show_rate(switch.rate_bit_s, exact=True)}
     return {"type": switch.kind, **rate}
+
+
+def steps_before(links: Sequence[Link]) -> list[int]:
+    """How many steps of traces are written out up to each link and with it; what all links share is written once."""
+    if len(links) > 1 and all((link.up, link.down) == (links[0].up, links[0].down) for link in links):
+        return [_steps(links[0])] * len(links)
+    return list(accumulate(_steps(link) for link in links))
+
+
+def _steps(link: Link) -> int:
+    lanes = [link.up] if link.up == link.down else [link.up, link.down]
+    return sum(len(lane.trace.steps) for lane in lanes if lane.trace is not None)
 
 
 def _links(topology: Topology) -> dict[str, Any]:

@@ -10,14 +10,15 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
 from testbed.topology import Event, Lane, Link, Step, Switch, Topology
-from testbed.units import show_duration, show_rate, show_size
+from testbed.units import show_duration, show_fraction, show_rate, show_size
 
 LINE_OVERHEAD_BYTES = 24  # preamble 8, check sequence 4, gap 12: on the line, but not in what the kernel calls a packet
 FRAME_BYTES = 1514  # 1500 bytes of IP and the 14 bytes of Ethernet header
 LOWEST_RATE_BIT_S = 64e3
 HIGHEST_RATE_BIT_S = 1e9
-HIGHEST_TOTAL_BIT_S = 400e6  # of the relay: all its lanes together, a shared medium counts once
+HIGHEST_TOTAL_BIT_S = 400e6  # of the relay: all its lanes together, a shared medium counts twice
 LONGEST_DELAY_S = 1.0
+HIGHEST_LOSS = 0.2  # mean, of one direction: a probe of one cable takes a minute then, TCP waiting most of it
 SHAPERS = ("netem", "tbf", "relay")  # the first that can do it is chosen
 _FIRST_BURST_FRAMES = 10
 
@@ -116,10 +117,16 @@ def _delay(delay_s: float | None) -> Iterator[Row]:
         yield "delay", f"links are true to delays of 0 to {show_duration(LONGEST_DELAY_S)}"
 
 
+def _loss(mean: float | None) -> Iterator[Row]:
+    if mean is not None and mean > HIGHEST_LOSS:
+        yield "loss", f"at most {show_fraction(HIGHEST_LOSS)} in the mean: beyond it TCP hardly works"
+
+
 def _values(lane: Lane, shared: bool) -> Iterator[Row]:
     if not shared:
         yield from _rate(lane.rate_bit_s)
     yield from _delay(lane.delay_s)
+    yield from _loss(lane.loss.mean)
     if lane.jitter_s > lane.delay_s:
         yield "jitter", f"at most the delay, {show_duration(lane.delay_s)}: nothing arrives before it was sent"
     least = _FIRST_BURST_FRAMES * FRAME_BYTES
@@ -131,6 +138,7 @@ def _step(step: Step | None) -> Iterator[Row]:
     if step is not None:
         yield from _rate(step.rate_bit_s)
         yield from _delay(step.delay_s)
+        yield from _loss(step.loss)
 
 
 def _trace(lane: Lane) -> Iterator[Row]:
@@ -170,7 +178,8 @@ def _more_than_rate(step: Step) -> bool:
 
 def _relay(topology: Topology) -> list[Unfit]:
     media = shared_media(topology)
-    total_bit_s = sum(medium.rate_bit_s or 0.0 for medium in media.values())
+    # Each of its frames crosses the relay twice: to the switch, and from there to a host.
+    total_bit_s = sum(2 * (medium.rate_bit_s or 0.0) for medium in media.values())
     for link in topology.links:
         if not {link.a, link.b} & set(media):
             total_bit_s += sum(_highest(topology.events, link, lane) for lane in (link.up, link.down))
@@ -178,6 +187,7 @@ def _relay(topology: Topology) -> list[Unfit]:
         return []
     allowed, asked = show_rate(HIGHEST_TOTAL_BIT_S), show_rate(total_bit_s)
     text = f"the relay is true while all directions together have at most {allowed}, these have up to {asked}"
+    text += ", where a shared medium counts twice: each frame crosses the relay twice" if media else ""
     return [Unfit("", "", "links", text)]
 
 

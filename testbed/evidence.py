@@ -1,8 +1,8 @@
 """What a run folder says of its network: a verdict with its reasons, and lines about what happened on it. Pure.
 
-verdict, the worst that holds, worst last: "ok"; "degraded" (as declared, but the emulation was late or lost frames of
-its own); "unverified" (the run ended before its links were probed again); "wrong" (not the declared network);
-"unshaped" where there is none to judge.
+verdict, the worst that holds, worst last: "ok"; "degraded" (as declared, but the emulation or a change was late, or
+other frames were lost than declared); "unverified" (the run ended before its links were probed again); "wrong" (not the
+declared network); "unshaped" where there is none to judge.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from testbed.tables import digits, duration, size
 ORDER = ("ok", "degraded", "unverified", "wrong")
 NEVER = "its links were never probed"
 NOT_AGAIN = "the run ended before its links were probed again"
+LATE_S, LATE_SHARE = 0.05, 0.5  # a change may come so late, or by this part of the time for which it was to hold
 LISTED = 3  # what is longer is counted and left to the file
 Row = Mapping[str, Any]
 Finding = tuple[str, str]  # verdict, reason
@@ -26,7 +27,7 @@ def network(run: RunData) -> dict[str, Any]:
     """{"verdict": see the head of this file, "reasons": [why it is not "ok"]}."""
     if run.topology.get("backend") == "local" or not run.topology.get("links"):
         return {"verdict": "unshaped", "reasons": []}
-    found = [*_probed(run.links), *_watched(run.watch), *_changed(run.changes)]
+    found = [*_probed(run.links), *_watched(run.watch), *_changed(run.changes, run.watch)]
     worst = max((verdict for verdict, _ in found), key=ORDER.index, default="ok")
     return {"verdict": worst, "reasons": [reason for verdict, reason in found if verdict == worst]}
 
@@ -34,6 +35,7 @@ def network(run: RunData) -> dict[str, Any]:
 def method_verdict(run: RunData, label: str) -> str | None:
     """What was seen of the network while this method's requests ran; None if nothing was."""
     own = [row["verdict"] for row in run.watch if row["label"] == label]
+    own += [verdict for verdict, _ in _changed([row for row in run.changes if row["label"] == label], run.watch)]
     return max(own, key=ORDER.index, default=None)
 
 
@@ -55,10 +57,34 @@ def _watched(watch: Sequence[Row]) -> Iterator[Finding]:
             yield row["verdict"], f"{row['label']}: {row['why']}"
 
 
-def _changed(changes: Sequence[Row]) -> Iterator[Finding]:
+def _changed(changes: Sequence[Row], watch: Sequence[Row]) -> Iterator[Finding]:
     for row in changes:
         if row.get("error"):
             yield "wrong", f"{row['label']}: {_what(row)} was not applied: {row['error']}"
+    ends_s = {row["label"]: row.get("seconds", 0.0) for row in watch}
+    for label in dict.fromkeys(row["label"] for row in changes):
+        done = [row for row in changes if row["label"] == label and not row.get("error")]
+        if words := _too_late(done, ends_s.get(label, 0.0)):
+            yield "degraded", f"{label}: {words}"
+
+
+def _too_late(changes: Sequence[Row], end_s: float) -> str | None:
+    """How late the changes of one method came, if that is more than LATE_S and LATE_SHARE allow; else None.
+
+    The last one of a direction was due to hold until the requests ended, at end_s.
+    """
+    late: list[tuple[float, float, Row]] = []
+    following: dict[str, float] = {}
+    for row in reversed(changes):
+        allowed_s = max(LATE_S, LATE_SHARE * (following.get(row["where"], end_s) - row["at_s"]))
+        if (late_s := row["applied_s"] - row["at_s"]) > allowed_s:
+            late.append((late_s, allowed_s, row))
+        following[row["where"]] = row["at_s"]
+    if not late:
+        return None
+    late_s, allowed_s, row = max(late, key=lambda one: one[0])
+    worst = f"{_what(row)} came {duration(late_s)} late, {duration(allowed_s)} are allowed"
+    return f"{len(late)} of {len(changes)} changes came too late, the worst: {worst}" if len(changes) > 1 else worst
 
 
 def lines(run: RunData) -> list[str]:
@@ -153,7 +179,8 @@ def _queue_line(watch: Sequence[Row]) -> str | None:
     if not drops:
         return None
     first = sorted(drops, key=lambda name: -drops[name])[:LISTED]
-    more = [f"{len(drops) - LISTED} more directions"] * (len(drops) > LISTED)
+    rest, others = len(drops) - LISTED, sum(drops.values()) - sum(drops[name] for name in first)
+    more = [f"{others} in {rest} more direction{'s' * (rest > 1)}"] * (rest > 0)
     return (
         f"full queues dropped {sum(drops.values())} frames: {', '.join([*(f'{n} {drops[n]}' for n in first), *more])}"
     )

@@ -8,12 +8,9 @@ from __future__ import annotations
 
 import os
 import secrets
-import signal
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from rich.console import Console
@@ -23,6 +20,7 @@ from runtime.errors import BadModel
 from testbed import check, clean, control, cost, doctor, inputs, material, probe, shape, store, yamlfile
 from testbed.fleet import Fleet
 from testbed.hosts import HOSTS, HostError, Network
+from testbed.hosts.shaping import RelayShaping
 from testbed.inputs import BadInputs
 from testbed.manifest import manifest
 from testbed.material import Collected, Material
@@ -31,6 +29,7 @@ from testbed.progress import Progress
 from testbed.report import render
 from testbed.store import RunFolder
 from testbed.summary import summary
+from testbed.terminable import terminable
 from testbed.topology import MethodSpec, Topology, TopologyError, dump
 from testbed.turn import Turn, data_congestion
 
@@ -118,6 +117,7 @@ class Experiment:
             self._skip("the network did not come up")
             with HOSTS[self.topology.backend](self.topology, self.run_id, self.shaper) as network:
                 self.progress.stage(f"{len(network.hosts)} hosts up ({self.topology.backend})")
+                self._warn(network)
                 if self._network_is_declared(network, "before"):
                     self._skip("Ray did not come up")
                     with control.cluster(network, self.folder.log_path) as ray, terminable():
@@ -171,7 +171,15 @@ class Experiment:
             "shaper_forced": self.shaper is not None,
             **more,
         }
-        self.folder.write_json(store.MANIFEST, manifest(sys.argv, {"run": self.topology.run.seed}, facts))
+        self.manifest = manifest(sys.argv, {"run": self.topology.run.seed}, facts)
+        self.folder.write_json(store.MANIFEST, self.manifest)
+
+    def _warn(self, network: Network) -> None:
+        """Say what the relay could not do and goes on without, and keep it for the report."""
+        found = list(network.shaping.warnings) if isinstance(network.shaping, RelayShaping) else []
+        self.folder.write_json(store.MANIFEST, self.manifest | {"shaper_warnings": found})
+        for line in found:
+            self.progress.stage(f"the relay goes on, but: {line}")
 
     def _network_is_declared(self, network: Network, when: str) -> bool:
         """Probe every link, save what was measured, and say what is wrong. A run on a wrong network does not start."""
@@ -219,22 +227,3 @@ def _entry(spec: MethodSpec) -> dict[str, Any]:
         "equals_single": methods.load(spec.method).equals_single,
         "payload_formula": None,
     }
-
-
-@contextmanager
-def terminable() -> Iterator[None]:
-    """SIGTERM and SIGHUP (a lost terminal, unless `nohup` had it ignored) end the run as Ctrl-C does.
-
-    Ray puts its own handler in place, so this is set again once it is up.
-    """
-
-    def interrupt(_signal: int, _frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    numbers = [n for n in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(n) != signal.SIG_IGN]
-    before = {number: signal.signal(number, interrupt) for number in numbers}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

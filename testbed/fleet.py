@@ -46,15 +46,17 @@ class Fleet:
         new = [name for name in self._actors if name not in self._pids]
         self._pids |= dict(zip(new, self._ray.pids([self._actors[name] for name in new]), strict=True))
 
-    def kill(self, name: str, when: str) -> None:
-        """Kill a host's device process, as the file says; nothing to kill where no method needed it yet.
+    def kill(self, name: str, when: str) -> bool:
+        """Kill a host's device process, as the file says; False: there is none, as no method needed it since the last.
 
         Needs `know_pids`.
         """
         pid = self._pids.pop(name, None)
-        if pid is not None and self.hosts[name].alive(pid):
-            os.kill(pid, signal.SIGKILL)
-            self.killed[name] = when
+        if pid is None or not self.hosts[name].alive(pid):
+            return False
+        os.kill(pid, signal.SIGKILL)
+        self.killed[name] = when
+        return True
 
     def over_memory(self) -> dict[str, str]:
         """Hosts of which the kernel ended a process for memory since this was last asked -> what to say of each."""

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from testbed.counting import Spread
 from testbed.linetime import jitter_s, loss_variance, rtt_tolerance_s, tolerance_s
 from testbed.paths import Path
 from testbed.units import show_duration, show_fraction, show_rate
@@ -57,11 +58,16 @@ def loss_band(over: Path, count: int) -> Band:
 
 
 def bands(
-    over: Path, wanted: Mapping[str, Any], pings: int = 10, datagrams: int = 0, train: Sent | None = None
+    over: Path,
+    wanted: Mapping[str, Any],
+    pings: int = 10,
+    datagrams: int = 0,
+    train: Sent | None = None,
+    spread: Spread | None = None,
 ) -> dict[str, Any]:
     """Least and most that is accepted of everything in `wanted`, under the same names.
 
-    train: where the rate is measured by trains.
+    train: where the rate is measured by trains; spread: where delays are compared.
     """
     found: dict[str, Any] = {}
     for key, value in wanted.items():
@@ -70,6 +76,8 @@ def bands(
             found[key] = [value - width, value + width]
         elif key == "loss":
             found[key] = loss_band(over, datagrams)
+        elif key in ("spread_s", "reordered"):
+            found[key] = (spread.spread_band_s if key == "spread_s" else spread.reordered_band) if spread else None
         elif key == "message_s":
             found[key] = {size: _time_band(over, t) for size, t in value.items()}
         elif key == "two_at_once_s":
@@ -101,17 +109,32 @@ def _rate(what: str, measured: float | None, due: float, band: Band) -> list[Dev
     return [Deviation(f"{what} {show_rate(measured)}, not {show_rate(due)}")]
 
 
+def _spread(measured: Mapping[str, Any], wanted: Mapping[str, Any], accepted: Mapping[str, Any]) -> list[Deviation]:
+    """Whether the delays of single datagrams lie apart, and overtake each other, as the jitter says."""
+    found: list[Deviation] = []
+    if "spread_s" in wanted:
+        if measured["spread_s"] is None:
+            return [Deviation("too few datagrams arrived to compare their delays")]
+        due_s, band = wanted["spread_s"], accepted["spread_s"]
+        found += _time("the middle half of the delays spans", measured["spread_s"], due_s, band)
+    if "reordered" in wanted and not accepted["reordered"][0] <= measured["reordered"] <= accepted["reordered"][1]:
+        late, due = (show_fraction(round(one["reordered"], 3)) for one in (measured, wanted))
+        found.append(Deviation(f"{late} of the datagrams are overtaken, not {due}"))
+    return found
+
+
 def judge(measured: Mapping[str, Any], wanted: Mapping[str, Any], accepted: Mapping[str, Any]) -> list[Deviation]:
     """What is out of its band; empty when all is as declared.
 
-    wanted: any of rtt_s, goodput_bit_s, rate_bit_s, loss, message_s (size as text -> seconds), two_at_once_s,
-    two_at_once_bit_s; measured and accepted: the same keys.
+    wanted: any of rtt_s, spread_s, reordered, goodput_bit_s, rate_bit_s, loss, message_s (size as text -> seconds),
+    two_at_once_s, two_at_once_bit_s; measured and accepted: the same keys.
     """
     found: list[Deviation] = []
     if "rtt_s" in wanted:
         found += _time(
             "RTT is" if measured["rtt_s"] else "a ping", measured["rtt_s"], wanted["rtt_s"], accepted["rtt_s"]
         )
+    found += _spread(measured, wanted, accepted)
     for key, what in (
         ("rate_bit_s", "a train of datagrams gets"),
         ("goodput_bit_s", "a long transfer gets"),

@@ -90,11 +90,18 @@ class Ledger:
             os.fsync(file.fileno())
 
     def entries(self) -> list[Entry]:
-        """Everything noted so far. A torn last line is left out: what it named was never created."""
+        """Everything noted so far. A torn last line is left out: what it named was never created.
+
+        Raises HostError on a line that names a kind of thing, but not which.
+        """
         found = []
         for row in self._rows():
             if row.get("kind") in KINDS:
-                found.append(Entry(row["kind"], str(row["name"]), row["start"]))
+                name, start = row.get("name"), row.get("start")
+                if not isinstance(name, str) or not isinstance(start, int | None):
+                    damaged = f"{self.path}: damaged at {json.dumps(row)}"
+                    raise HostError(f"{damaged}: nothing was touched; look at the file, then delete it")
+                found.append(Entry(row["kind"], name, start))
         return found
 
     def same_boot(self) -> bool:
@@ -106,8 +113,10 @@ class Ledger:
         owner = next((row for row in self._rows() if "owner" in row), None)
         if owner is None or not self.same_boot():
             return False
-        found = look(int(owner["owner"]))
-        return found is not None and found.start == owner["start"]
+        if not isinstance(owner["owner"], int):
+            return False  # damaged
+        found = look(owner["owner"])
+        return found is not None and found.start == owner.get("start")
 
     def close(self) -> None:
         """Everything is undone: forget it."""
@@ -115,7 +124,7 @@ class Ledger:
 
     def _rows(self) -> list[dict[str, Any]]:
         rows = []
-        for line in self.path.read_text().splitlines():
+        for line in self.path.read_text(errors="replace").splitlines():
             try:
                 row = json.loads(line)
             except ValueError:

@@ -18,6 +18,7 @@ from testbed.linetime import FULL_FRAME_BYTES
 from testbed.paths import Path
 from testbed.trials import Trial
 
+_LEAST_DELAYS = 10  # datagrams; fewer do not tell how far apart delays lie
 _ECHO = (sys.executable, "-m", "runtime.echo")
 FAULTS = (HostError, OSError, subprocess.SubprocessError, ValueError)  # of a network that cannot be measured
 
@@ -68,6 +69,9 @@ def measure(network: Network, over: Path, how: Trial) -> tuple[dict[str, Any], d
     if "rate_bit_s" in how.wanted:
         measured["rate_bit_s"] = _train_bit_s(raw["spacing_s"])
     measured["message_s"] = {size: median(times) for size, times in raw["message_s"].items()}
+    arrived, spread_s, late = raw["delays"]
+    enough = arrived >= _LEAST_DELAYS
+    measured |= {"spread_s": spread_s if enough else None, "reordered": late / arrived if enough else None}
     measured |= {"loss": 1 - raw["arrived"] / how.datagrams, "datagrams": how.datagrams}
     return measured, raw["missing"]
 

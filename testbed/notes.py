@@ -20,6 +20,16 @@ TEXTS: dict[str, tuple[str, str, str]] = {
         "the device and its Ray node need more than that, and the kernel ended the device",
         "raise the host's memory, take a smaller model, or cut it over more devices",
     ),
+    "not-reached": (
+        "not reached: {events}",
+        "the requests ended before, so these results do not show what it does",
+        "raise run.repeats and run.budget, or let it happen earlier",
+    ),
+    "relay-warned": (
+        "the relay runs without what keeps it in time: {warnings}",
+        "this machine does not let it",
+        "run as root and outside of containers that forbid it; what it was late is in watch.json",
+    ),
     "forwarding": (
         "frames of other hosts go through {hosts}",
         "those have no other way, and hosts forward",

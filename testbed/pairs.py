@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import combinations, product
 
 from testbed.paths import Hop, Path, path
-from testbed.quantities import counted, worst_queue_s
+from testbed.quantities import counted, slowest_bit_s, worst_queue_s
 from testbed.topology import Topology
 from testbed.units import show_duration, show_fraction, show_rate
 
@@ -75,12 +75,18 @@ def _cells(topology: Topology, there: Path) -> tuple[str, ...]:
     ways = (there, back)
     queues_s = [sum(worst_queue_s(topology, hop.link, hop.sender) for hop in way.hops) for way in ways]
     return (
-        _both([show_rate(way.rate_bit_s) for way in ways]),
+        _both([_slowest(way) for way in ways]),
         _both([show_duration(way.delay_s) for way in ways]),
         show_duration(there.rtt_s),
         _both([show_fraction(way.loss) for way in ways]),
         _both([show_duration(seconds) for seconds in queues_s]),
     )
+
+
+def _slowest(way: Path) -> str:
+    """The rate of the slowest link, "20.07 Mbit/s by trace" where a trace goes below what is declared."""
+    least_bit_s = min(slowest_bit_s(hop.lane) for hop in way.hops)
+    return f"{show_rate(least_bit_s)} by trace" if least_bit_s < way.rate_bit_s else show_rate(way.rate_bit_s)
 
 
 def _both(texts: Sequence[str]) -> str:

@@ -16,21 +16,28 @@ from dataclasses import dataclass, replace
 from pathlib import Path as FilePath
 
 from testbed import judge
-from testbed.crossings import AT_ONCE, batches, chosen_fans, chosen_paths, directions
+from testbed.crossings import AT_ONCE, Fan, batches, chosen_fans, chosen_paths, directions, unshown
 from testbed.hosts import HOSTS, Network
 from testbed.judge import FAN_BYTES, Row, complaints, verdict
 from testbed.linetime import answers_of, expected_pull, expected_push, expected_together_bit_s, plain
 from testbed.measuring import FAULTS, at_once_s, measure, messages_at_once, trains_at_once
 from testbed.paths import Hop, Path
+from testbed.together import fan_messages, fan_trains
 from testbed.topology import Link, Topology, load
-from testbed.trials import fan_messages, fan_trains, trial
+from testbed.trials import trial
 
 __all__ = ["complaints", "main", "probe", "verdict"]
 EXIT = {"ok": 0, "wrong": 3, "degraded": 4}
 _PULL_REQUEST_BYTES = 9
 _MANY_PATHS = 6  # more of them get fewer repeats and a shorter transfer each
 _MESSAGE = "message_s"
-Fan = tuple[Path, Path]
+_RATE_OF = "rate of "
+_TOO_FEW = "too few datagrams arrived to compare their delays"
+_WORDS = {
+    "goodput_bit_s": "a long TCP transfer",
+    "loss": "loss that is too low",
+    "jitter": "jitter that is too low",
+}
 
 
 @dataclass(frozen=True)
@@ -64,16 +71,24 @@ def _row(over: Path, how: _How) -> Row:
     """One line of links.json; a path that cannot be measured is a wrong one."""
     planned = trial(over, how.shaper, how.thorough)
     row = _start_row(over, how) | {"expected": planned.wanted, "not_judged": planned.not_judged}
-    row["accepted"] = judge.bands(over, planned.wanted, planned.pings, planned.datagrams, planned.train)
+    row["accepted"] = judge.bands(over, planned.wanted, planned.pings, planned.datagrams, planned.train, planned.spread)
     try:
         row["measured"], missing = measure(how.network, over, planned)
     except FAULTS as error:
         return _unmeasured(row, error)
+    if row["measured"]["spread_s"] is None and over.loss:
+        row = _without(row, ("spread_s", "reordered")) | {"not_judged": row["not_judged"] | {"jitter": _TOO_FEW}}
     for key in ("expected", "accepted"):
         kept = {size: value for size, value in row[key][_MESSAGE].items() if size not in missing}
         row[key] = row[key] | {_MESSAGE: kept}
     row["not_judged"] = row["not_judged"] | {f"{_MESSAGE} {size}": why for size, why in missing.items()}
     return _judged(row)
+
+
+def _without(row: Row, names: tuple[str, ...]) -> Row:
+    """The same row, but these are not judged."""
+    judged = {key: {name: row[key][name] for name in row[key] if name not in names} for key in ("expected", "accepted")}
+    return row | judged
 
 
 def _fan_due(fan: Fan, shaper: str) -> list[dict[str, float]]:
@@ -141,12 +156,21 @@ def probe(network: Network, topology: Topology, when: str = "before") -> list[Ro
             rows += pool.map(lambda over: _row(over, first), group)
     late = {(row["from"], row["to"]) for row in rows if _again([row])}
     rows += [_row(over, second) for over in paths if (over.source, over.target) in late]
+    _tell_unshown(rows, topology)
     if verdict(rows) == "wrong":
         return rows
     for fan in chosen_fans(topology):
         rows += (found := _fan_rows(fan, first))
         rows += _fan_rows(fan, second) if _again(found) else []
     return rows
+
+
+def _tell_unshown(rows: Iterable[Row], topology: Topology) -> None:
+    """Put each direction whose rate is not wholly shown into `not_judged` of one path that crosses it."""
+    reasons, last = unshown(topology), judge.last(rows)
+    for words, why in reasons.items():
+        row = next(row for row in last if words in row["links"])
+        row["not_judged"] = row["not_judged"] | {f"{_RATE_OF}{words}": why}
 
 
 def main(file: str | FilePath, shaper: str | None = None, say: Callable[[str], object] = print) -> int:
@@ -178,8 +202,12 @@ def not_judged(rows: Iterable[Row]) -> list[str]:
     paths: dict[str, list[str]] = {}
     for row in judge.last(rows):
         for what, why in row["not_judged"].items():
-            words = f"messages of {what.split()[1]} B" if what.startswith(_MESSAGE) else "a long TCP transfer"
-            paths.setdefault(f"{words} not judged: {why}", []).append(f"{row['from']} > {row['to']}")
+            words, where = _WORDS.get(what, what), f"{row['from']} > {row['to']}"
+            if what.startswith(_MESSAGE):
+                words = f"messages of {what.split()[1]} B"
+            elif what.startswith(_RATE_OF):
+                words, where = "a rate", what.removeprefix(_RATE_OF)
+            paths.setdefault(f"{words} not judged: {why}", []).append(where)
     return [f"{words} ({', '.join(names)})" for words, names in paths.items()]
 
 

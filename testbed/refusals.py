@@ -12,7 +12,6 @@ from testbed import abilities, cgroup, shape
 from testbed.envelope import Unfit
 from testbed.hosts import HostError
 from testbed.topology import Topology
-from testbed.yamlfile import Document, Place
 
 PROGRAMS = {  # program -> Debian package; without these there is no network
     "mnexec": "mininet",
@@ -36,32 +35,18 @@ def problems(topology: Topology, path: str | Path, shaper: str | None = None) ->
 
     shaper: the one that is to do it; None: the best that can.
     """
-    from testbed.schema import draft  # takes a while to import
+    from testbed import cables  # takes a while to import, as does schema
+    from testbed.schema import draft
 
     document = draft(Path(path)).document
     for unfit in _refusals(topology, shaper):
-        document.problem(_place(document, unfit), unfit.text)
+        document.problem(cables.place(document, unfit), unfit.text)
     return document.problems
 
 
 def refusal(topology: Topology, shaper: str | None = None) -> list[str]:
     """The same without file and line: one text each, none when it can."""
     return [unfit.line for unfit in _refusals(topology, shaper)]
-
-
-def _place(document: Document, unfit: Unfit) -> Place:
-    """Where the file says it: at the link, in the defaults, or where the network is made by name."""
-    from testbed import cables
-
-    if isinstance(unfit.where, int):
-        written = cables.written(document, unfit.where, unfit.direction, unfit.key)
-        return written or ("links", unfit.where, *filter(None, (unfit.direction, unfit.key)))
-    if unfit.where:
-        return ("switches", unfit.where, unfit.key)
-    section, _, index = unfit.key.removesuffix("]").partition("[")
-    if section == "links" and "topology" in document.value:
-        return ("topology",)
-    return (section, int(index)) if index else (section,)
 
 
 def _refusals(topology: Topology, shaper: str | None) -> list[Unfit]:

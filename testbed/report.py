@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from testbed import evidence, linktable
+from testbed import evidence, linktable, probe
 from testbed.notes import Note
 from testbed.store import RunData
 from testbed.tables import NONE, digits, duration, open_table, print_table, print_wrapped, size
@@ -20,6 +20,7 @@ from testbed.tables import NONE, digits, duration, open_table, print_table, prin
 CLOCK_NOISE_S = 1e-5  # under 10 us a row tells of the clock and of Python, not of a network
 COMPUTE, WAITING, INPUT, SENT = "compute", "waiting", "input\nresult", "sent\non wire"
 REASONS = 4  # of a verdict: the others are in the run folder
+NOT_JUDGED = 4  # lines; the others are in links.json
 VERDICTS = {  # those that a reader must know of before the figures
     "wrong": ("NOT VALID, the network was not the declared one", "bold red"),
     "unverified": ("NOT VERIFIED", "bold yellow"),
@@ -42,6 +43,8 @@ def render(summary: Mapping[str, Any], run: RunData, notes: Sequence[Note], cons
         console.print(Text(UNTRAINED, "bold yellow"))
     if run.links:
         render_links(run.links, console)
+        for line in not_judged(run.links):
+            print_wrapped("", line, console)
     for line in evidence.lines(run):
         print_wrapped("", line, console)
     if run.links:
@@ -60,6 +63,15 @@ def render(summary: Mapping[str, Any], run: RunData, notes: Sequence[Note], cons
 def render_links(links: Sequence[Mapping[str, Any]], console: Console) -> None:
     """Print the table of links and a line for each that is not as declared."""
     linktable.render_links(links, console)
+
+
+def not_judged(links: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What the probes could not tell, and why: at most NOT_JUDGED lines, and one that counts the others."""
+    whole = [{"links": (), "not_judged": {}, **row} for row in links]
+    before, after = ([row for row in whole if (row.get("when") == "after") is late] for late in (False, True))
+    found = list(dict.fromkeys([*probe.not_judged(before), *probe.not_judged(after)]))
+    rest = len(found) - NOT_JUDGED
+    return found[:NOT_JUDGED] + [f"{rest} more not judged, see links.json"] * (rest > 0)
 
 
 def print_verdict(network: Mapping[str, Any], console: Console, which: str = "") -> None:

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from runtime.methods import METHODS, load
-from testbed import cables, generate, happenings, wiring
+from testbed import cables, dump, generate, happenings, wiring
 from testbed.door import HeadDoor, HostDoor, RunDoor, SwitchDoor, enter, unknown
 from testbed.topology import MAX_HOSTS, Host, Link, MethodSpec, RunSpec, Switch, Topology, TopologyError
+from testbed.tracefiles import MOST_STEPS
 from testbed.yamlfile import Document, Place
 from testbed.yamlfile import read as read_yaml
 
@@ -64,6 +65,7 @@ def draft(path: Path) -> Draft:
     hosts = _hosts(document)
     switches = _switches(document, hosts)
     links = cables.read(document, switches)
+    _refuse_long(document, links)
     given = generated or "topology" not in document.value
     if document.value.get("backend") == "local":
         _refuse_network(document, generated)
@@ -180,6 +182,16 @@ def _check_wiring(document: Document, hosts: list[Host], switches: list[Switch],
             document.problem(place, text, " - ".join(joined[place]))
         else:
             document.problem(place, text)
+
+
+def _refuse_long(document: Document, links: Mapping[int, Link]) -> None:
+    """A run's file has every trace written out: what is accepted can be read again."""
+    for index, steps in zip(links, dump.steps_before(list(links.values())), strict=True):
+        if steps > MOST_STEPS:
+            place = cables.written(document, index, "", "trace") or ("links", index)
+            shared = "a trace counts once for each direction of each link, but once if all links are equal"
+            document.problem(place, f"with this the traces have {steps} steps, {MOST_STEPS} at most: {shared}")
+            return
 
 
 def _refuse_network(document: Document, generated: bool) -> None:

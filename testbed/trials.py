@@ -8,11 +8,13 @@ are repeated until some lost nothing; those for which that is not to be expected
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from testbed.judge import FAN_BYTES, Sent
+from testbed import counting
+from testbed.counting import Spread
+from testbed.judge import Sent, loss_band
 from testbed.linetime import (
     FULL_FRAME_BYTES,
     SEGMENT_BYTES,
@@ -29,20 +31,18 @@ from testbed.linetime import (
     slowest,
 )
 from testbed.paths import Path
-from testbed.shape import LINE_OVERHEAD_BYTES, free_bytes
-from testbed.units import show_rate, show_size
+from testbed.shape import free_bytes
+from testbed.units import show_duration, show_rate, show_size
 
 MESSAGE_BYTES = (1000, 4000, 16000, 64000, 256000)
 PING_BYTES = 16  # as in runtime.messages
-_DATAGRAM_BYTES = 22  # payload of those that are counted: with 42 of headers one of the shortest frames that there are
-_SHORT_FRAME_BYTES = _DATAGRAM_BYTES + 42 + LINE_OVERHEAD_BYTES
 _FULL_DATAGRAM_BYTES = 1472
-_MOST_DATAGRAMS = 2000
-_DATAGRAMS_PER_S = 4000.0
 _LONGEST_GAP_S = 0.025
 _QUEUE_USED = 0.9  # of the smallest queue: what a message may put into it at once
 _FRAMES_TO_SPARE = {False: 4, True: 16}  # in TCP's window, so that an acknowledgement delayed or lost does not stop it
 _FIRST_WINDOW_FRAMES = 10
+_LONGEST_MESSAGE_S = 2.0
+_LIMIT_S, _LIMIT_RTTS = 120.0, 60  # what a path that does not answer may cost
 _SMALL_S = 5.0  # more for pings, 1 and 4 kB, which are to be judged on every link
 _LEAST_CHANCE = 0.2  # of losing nothing; sizes below it are not tried
 _ANSWER_SHARE = 0.06  # of the rate: what acknowledgements need on the way back, twice over
@@ -52,8 +52,8 @@ _ANSWER_SHARE = 0.06  # of the rate: what acknowledgements need on the way back,
 class Trial:
     """How one path is measured. wanted: what is judged, and its truth; not_judged: the rest, and why not.
 
-    words: options of `runtime.echo measure`; limit_s: after which to give up. pings, datagrams, train are
-    what `judge.bands` needs.
+    words: options of `runtime.echo measure`; limit_s: after which to give up. pings, datagrams, train,
+    spread are what `judge.bands` needs.
     """
 
     wanted: dict[str, Any]
@@ -63,6 +63,7 @@ class Trial:
     pings: int
     datagrams: int
     train: Sent | None
+    spread: Spread
 
 
 @dataclass
@@ -109,16 +110,18 @@ def tcp_fills(over: Path, shaper: str) -> str:
 def trial(over: Path, shaper: str, thorough: bool) -> Trial:
     """How to measure a path, with all repeats or (`thorough` False) with few."""
     draft = _Draft(over, shaper, thorough)
-    datagrams = _count(draft)
+    datagrams, spread = _count(draft), _delays(draft)
     pings, wanted_messages = (_plain_messages if plain(over, shaper) else _whole_messages)(draft)
-    wanted = {"rtt_s": draft.rtt_s}
+    wanted = {"rtt_s": draft.rtt_s, "spread_s": spread.spread_s}
+    if counting.jitters(over):
+        wanted["reordered"] = spread.reordered
     fills = tcp_fills(over, shaper)
     rate_bit_s = expected_train_bit_s(over)
     shape = train_shape(rate_bit_s, least_queue_bytes(over), thorough)
     if fills:
         draft.not_judged["goodput_bit_s"] = fills
         wanted["rate_bit_s"] = rate_bit_s
-        draft.words["train"] = [_train_words(*shape)] * (2 if thorough else 1)
+        draft.words["train"] = [train_words(*shape)] * (2 if thorough else 1)
         draft.limit_s += 6 * shape[0] * shape[1]
     else:
         wanted["goodput_bit_s"] = expected_goodput_bit_s(over)
@@ -130,10 +133,11 @@ def trial(over: Path, shaper: str, thorough: bool) -> Trial:
         wanted | {"message_s": wanted_messages, "loss": over.loss},
         draft.not_judged,
         words,
-        draft.limit_s,
+        min(draft.limit_s, _LIMIT_S + _LIMIT_RTTS * draft.rtt_s),
         pings,
         datagrams,
         Sent(shape[0], shape[0] * shape[1], lost_before(over.hops, slowest(over.hops))) if fills else None,
+        spread,
     )
 
 
@@ -141,9 +145,13 @@ def trial(over: Path, shaper: str, thorough: bool) -> Trial:
 
 
 def _due(draft: _Draft) -> dict[int, float]:
-    """Sizes that would take longer than 2 s are left out, but never all of 1, 4, 16 kB."""
+    """Sizes that would take longer than 2 s are left out, but never 1, 4, 16 kB."""
     times_s = {size: expected(draft.over, size, draft.shaper) for size in MESSAGE_BYTES}
-    return {size: t for size, t in times_s.items() if size <= 16000 or t <= 2.0 + draft.over.rtt_s}
+    for size, t in times_s.items():
+        if size > 16000 and t > _LONGEST_MESSAGE_S + draft.over.rtt_s:
+            why = f"it takes {show_duration(t)}, more than {show_duration(_LONGEST_MESSAGE_S)} and the round trip"
+            draft.not_judged[f"message_s {size}"] = why
+    return {size: t for size, t in times_s.items() if f"message_s {size}" not in draft.not_judged}
 
 
 def _plain_messages(draft: _Draft) -> tuple[int, dict[str, float]]:
@@ -217,16 +225,24 @@ def _budget_s(draft: _Draft, repeats: int, due_s: float, chance: float) -> float
 
 
 def _count(draft: _Draft) -> int:
-    """How many datagrams to count, below the rate so that none is dropped by a queue."""
-    rate_bit_s, p = draft.over.rate_bit_s, draft.over.loss
-    spacing_s = max(_SHORT_FRAME_BYTES * 8 / (0.6 * rate_bit_s), 1 / _DATAGRAMS_PER_S)
-    seconds = (1.0 if draft.thorough else 0.5) if p else 0.3
-    enough = math.ceil(9 * (1 - p) / p) if p else 100  # three standard deviations are then no more than the loss itself
-    count = max(int(seconds / spacing_s), min(enough, int(3.0 / spacing_s)))
-    count = min(_MOST_DATAGRAMS, max(count, 20))
-    draft.words["loss"] = [f"{count}:{_DATAGRAM_BYTES}:{spacing_s}:0"]
-    draft.limit_s += 4 * count * spacing_s
-    return count
+    """How many datagrams to count."""
+    over, counted = draft.over, counting.for_loss(draft.over, draft.thorough)
+    draft.words["loss"] = [counted.words]
+    draft.limit_s += 4 * counted.count * counted.spacing_s
+    if over.loss and not loss_band(over, counted.count)[0]:
+        too_few = f"0 % lost would also have been accepted: {counted.count} datagrams are too few"
+        draft.not_judged["loss"] = too_few
+    return counted.count
+
+
+def _delays(draft: _Draft) -> Spread:
+    """What is due of datagrams whose delays are compared."""
+    over, counted = draft.over, counting.for_jitter(draft.over, draft.thorough)
+    draft.words["jitter"] = [counted.words]
+    draft.limit_s += 4 * counted.count * counted.spacing_s
+    due = counting.due_spread(over, counted)
+    draft.not_judged |= due.not_judged(counting.jitters(over), counting.reorders(over))
+    return due
 
 
 def train_shape(rate_bit_s: float, queue_bytes: int, thorough: bool = True, share: int = 1) -> tuple[int, float, int]:
@@ -238,11 +254,12 @@ def train_shape(rate_bit_s: float, queue_bytes: int, thorough: bool = True, shar
     spacing_s = FULL_FRAME_BYTES * 8 / rate_bit_s
     seconds = (0.3 if thorough else 0.2) / share**0.5
     head = max(1, min(200, queue_bytes // (2 * FULL_FRAME_BYTES)) // share)
-    count = min(20 * head, max(12, int(seconds / spacing_s)))
+    count = min(6 * head, max(12, int(seconds / spacing_s)))
     return count, spacing_s, min(head, count // 2)
 
 
-def _train_words(count: int, spacing_s: float, head: int) -> str:
+def train_words(count: int, spacing_s: float, head: int) -> str:
+    """A train of full frames as an option of `runtime.echo`."""
     return f"{count}:{_FULL_DATAGRAM_BYTES}:{spacing_s}:{head}"
 
 
@@ -262,38 +279,3 @@ def _stream(draft: _Draft, only_reported: bool) -> None:
     draft.words["stream-s"] = [str(min(limit_s, stream_s) if only_reported else limit_s)]
     draft.words["skip-bytes"] = [str(skip_bytes)]
     draft.limit_s += 2 * limit_s + (30 if only_reported else 0)
-
-
-# Two at once --------------------------------------------------------------------------------------------------------
-
-
-def fan_messages(fan: tuple[Path, Path], due_s: float) -> tuple[list[str], float]:
-    """Options of `runtime.echo fan`, and the seconds after which to give it up."""
-    wait_s = gap_s(fan, due_s)
-    patience_s = 3 * due_s + 3.0
-    numbers = {"size-bytes": FAN_BYTES, "repeats": 5 if due_s < 0.01 else 3, "gap-s": wait_s, "patience-s": patience_s}
-    words = [word for key, value in numbers.items() for word in (f"--{key}", str(value))]
-    return words, 10 * (patience_s + wait_s) + 10
-
-
-def fan_trains(
-    push_bit_s: float, pull_bit_s: float, fan: Sequence[Path], thorough: bool
-) -> tuple[list[str], float, list[Sent]]:
-    """Options of `runtime.echo trains`; when to give it up; a train from and one to the host where the paths start.
-
-    push_bit_s, pull_bit_s: due of both trains together.
-    """
-    words, limit_s, shapes = list[str](), 30.0, list[Sent]()
-    rtt_s = max(expected(over, PING_BYTES, "relay") + sum(jitter_s(over)) for over in fan)
-    for verb, bit_s, ways in (
-        ("push", push_bit_s, [over.hops for over in fan]),
-        ("pull", pull_bit_s, [answers_of(over) for over in fan]),
-    ):
-        queue_bytes = min(hop.lane.queue_bytes for hops in ways for hop in hops)
-        count, spacing_s, head = train_shape(bit_s / 2, queue_bytes, thorough, share=2)
-        words += [f"--{verb}", *[_train_words(count, spacing_s, head)] * (2 if thorough else 1)]
-        unburdened = max(lost_before(hops, slowest(hops) if verb == "push" else hops[-1]) for hops in ways)
-        shapes.append(Sent(count, count * spacing_s, unburdened))
-        limit_s += 8 * (count * spacing_s + rtt_s)
-    slow = any(has_loss(over) for over in fan)
-    return [*words, "--grace-s", str(rtt_s + 0.1), "--connect-s", "15" if slow else "5"], limit_s, shapes

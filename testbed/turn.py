@@ -15,6 +15,7 @@ from runtime.actor import Assignment
 from runtime.plan import Plan
 from testbed import store
 from testbed.changes import Change, Clock
+from testbed.events import show
 from testbed.fleet import Fleet
 from testbed.hosts import HostHandle
 from testbed.material import Material
@@ -28,6 +29,8 @@ from testbed.watch import watched
 
 if TYPE_CHECKING:
     from agents.drive import DeviceLost  # loads Ray
+
+NO_DEVICE = "nothing to kill: no device here"
 
 
 class Run(Protocol):
@@ -105,16 +108,19 @@ class Turn:
             with clock:
                 yield
         finally:
+            self.entry["not_reached"] = [show(event) for event in clock.not_reached()]
             done = [{"label": self.spec.label, **row} for row in clock.rows]
             if done:
                 self.experiment.add(store.CHANGES, done)
 
-    def _apply(self, change: Change) -> None:
-        """One change, on the clock's thread. Raises HostError."""
+    def _apply(self, change: Change) -> str | None:
+        """One change, on the clock's thread; what came of it, if that is not what it says. Raises HostError."""
         if change.host is not None:
-            self.fleet.kill(change.host, f"at {show_duration(change.at_s)}")
-        elif self.fleet.network.shaping is not None:
+            killed = self.fleet.kill(change.host, f"at {show_duration(change.at_s)}")
+            return None if killed else NO_DEVICE
+        if self.fleet.network.shaping is not None:
             self.fleet.network.shaping.change(change.sender, change.receiver, change.lane)
+        return None
 
     @contextmanager
     def _watched(self) -> Iterator[None]:

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
 import pytest
 
+from tests.networks import needs_relay
 from tests.runs import ROOT
+
+ROOT_ONLY = [
+    pytest.mark.root,
+    pytest.mark.skipif(os.geteuid() != 0, reason="needs root for network namespaces"),
+    needs_relay,
+]
 
 
 @pytest.mark.parametrize(
@@ -16,6 +24,12 @@ from tests.runs import ROOT
         (["compute.py", "--model", "vit-tiny", "--tokens", "50", "--devices", "4", "--repeats", "1"], "astra"),
         (["startup.py", "topologies/local2.yaml", "--repeats", "1"], "network and Ray up"),
         (["all_gather.py", "topologies/local2.yaml", "--repeats", "20"], "gloo/ours"),
+        pytest.param(
+            ["relay.py", "--links", "1", "--rates", "10", "--sizes", "200", "--seconds", "0.3"],
+            "most in time",
+            marks=ROOT_ONLY,
+        ),
+        pytest.param(["fidelity.py", "--quick", "--shaper", "relay"], "| verdict |", marks=ROOT_ONLY),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else None,
 )

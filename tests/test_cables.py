@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from testbed import traces
+from testbed import door, envelope, traces
 from testbed.topology import Event, Lane, Link, Loss, Step, Switch, TopologyError, Trace, dump, load
 from tests.files import loaded, problems
 
@@ -17,11 +17,13 @@ name: n
 backend: mininet
 hosts: {h1: , h2: , h3: }
 switches: {air: {type: shared, rate: 20 Mbit/s}}
-defaults: {link: {rate: 8 Mbit/s, loss: 1 %, down: {delay: 2 ms}}}
+defaults: {link: {loss: 1 %, down: {delay: 2 ms}}}
 LINKS
 run: {model: vit-tiny, tokens: 9}
 """
-CABLES = NET.replace("switches: {air: {type: shared, rate: 20 Mbit/s}}\n", "switches: [s1]\n")
+CABLES = NET.replace("switches: {air: {type: shared, rate: 20 Mbit/s}}\n", "switches: [s1]\n").replace(
+    "link: {", "link: {rate: 8 Mbit/s, "
+)
 
 
 @pytest.mark.parametrize(
@@ -112,13 +114,13 @@ def test_a_trace_that_does_not_fit_its_link(tmp_path, steps, lane, key, said):
 
 def test_a_shared_medium(tmp_path):
     topology = loaded(
-        tmp_path, NET.replace("LINKS", "links: {h1 - air: , air - h2: {down: {queue: 8 KiB}}, h3 - air: {loss: 0 %}}")
+        tmp_path, NET.replace("LINKS", "links: {h1 - air: , air - h2: {down: {queue: 16 KiB}}, h3 - air: {loss: 0 %}}")
     )
     loss, out = Loss(0.01), math.inf
     assert topology.switches == (Switch("air", "shared", 2e7),)
     assert topology.links == (
         Link("h1", "air", Lane(2e7, loss=loss), Lane(out, 0.002, loss=loss)),
-        Link("air", "h2", Lane(out, loss=loss), Lane(2e7, 0.002, loss=loss, queue_bytes=8192)),
+        Link("air", "h2", Lane(out, loss=loss), Lane(2e7, 0.002, loss=loss, queue_bytes=16384)),
         Link("h3", "air", Lane(2e7), Lane(out, 0.002)),
     )
     assert loaded(tmp_path, dump(topology)) == topology
@@ -128,7 +130,7 @@ def test_a_shared_medium(tmp_path):
     ("links", "where", "said"),
     [
         ("[h1 - air, h2 - air, h3 - air: {rate: 1 Mbit/s}]", "6 links[2].h3 - air.rate", "leave it out"),
-        ("[h1 - air, h2 - air, h3 - air: {down: {queue: 8 KiB}}]", "6 links[2].h3 - air.down.queue", "nothing waits"),
+        ("[h1 - air, h2 - air, h3 - air: {down: {queue: 16 KiB}}]", "6 links[2].h3 - air.down.queue", "nothing waits"),
         ("[h1 - air, h2 - air, air - h2]", "6 links[2]", "one link per pair"),
     ],
 )
@@ -139,7 +141,8 @@ def test_what_a_shared_medium_refuses(tmp_path, links, where, said):
 
 def test_only_hosts_are_on_a_shared_medium_and_its_rate_stays(tmp_path):
     links = "links: [h1 - air, h2 - s1, h3 - s1, s1 - air]"
-    text = NET.replace("switches: {", "switches: {s1: , ").replace("LINKS", links)
+    text = NET.replace("switches: {", "switches: {s1: , ").replace("link: {", "link: {rate: 8 Mbit/s, ")
+    text = text.replace("LINKS", links)
     (found,) = problems(tmp_path, text)
     assert found == 't.yaml:6 links[3] = "s1 - air": air is a shared medium, only hosts are joined to it'
     events = "events: [at 1 s: rate 5 Mbit/s, at 2 s: h1 - air down for 1 s, at 3 s: h1 - air loss 5 %]"
@@ -159,3 +162,70 @@ def test_events_with_and_without_quotes(tmp_path):
     assert (loss.at_s, loss.kind, loss.ends, loss.change.loss) == (60.0, "set", None, 0.05)
     assert kill == Event(90.0, "kill", host="h3")
     assert loaded(tmp_path, dump(topology)) == topology
+
+
+STEPS = "{steps: [[0 s, 5 Mbit/s]]}"
+
+
+@pytest.mark.parametrize(
+    ("default", "link", "said"),
+    [
+        ("rate: 8 Mbit/s", "", ['defaults.link.rate = "8 Mbit/s": leave it out: every link is at a shared medium']),
+        ("up: {rate: 8 Mbit/s}", "", ["defaults.link.up.rate = "]),
+        (f"trace: {STEPS}", "", ["defaults.link.trace: leave rates out of it"]),
+        ("loss: 1 %", f"rate: 1 Mbit/s, trace: {STEPS}", ["links.h1 - air.rate = ", "links.h1 - air.trace: leave"]),
+    ],
+)
+def test_a_rate_that_a_shared_medium_would_ignore_is_refused_wherever_it_is(tmp_path, default, link, said):
+    links = f"links: {{h1 - air: {{{link}}}, h2 - air: , h3 - air: }}"
+    text = NET.replace("link: {loss: 1 %,", f"link: {{{default},").replace("LINKS", links)
+    found = problems(tmp_path, text)
+    assert len(found) == len(said)
+    assert all(f" {part}" in line for part, line in zip(said, found, strict=True)), found
+
+
+def test_a_default_rate_beside_a_shared_medium_is_that_of_the_cables(tmp_path):
+    text = NET.replace("link: {", "link: {rate: 8 Mbit/s, ").replace("LINKS", "links: [h1 - air, h2 - air, h3 - h2]")
+    assert [link.up.rate_bit_s for link in loaded(tmp_path, text).links] == [2e7, 2e7, 8e6]
+
+
+def test_what_is_wrong_with_a_link_is_said_at_once_and_the_limits_are_those_of_the_shapers(tmp_path):
+    links = "links: {h1 - s1: {rate: 2 Gbit/s, delay: 2 s, queue: 3 kB}, h2 - s1: , h3 - s1: }"
+    found = problems(tmp_path, CABLES.replace("LINKS", links))
+    assert [line.split(" = ")[0] for line in found] == [
+        f"t.yaml:6 links.h1 - s1.{key}" for key in ("rate", "delay", "queue")
+    ]
+    for rate_bit_s in (64e3, 1e9):
+        link = Link.both("h1", "h2", Lane(rate_bit_s, 1.0, queue_bytes=door.MIN_QUEUE_BYTES))
+        assert envelope.link_refusal(0, link, {}) == []
+    short = Link.both("h1", "h2", Lane(1e6, queue_bytes=door.MIN_QUEUE_BYTES - 1))
+    assert [row.key for row in envelope.link_refusal(0, short, {})] == ["queue"]
+
+
+def traced(tmp_path: Path, links: str, rows: int) -> Path:
+    """A file whose default is a trace in a CSV of that many rows."""
+    body = "".join(f"{i * 0.125},{1e7 + i / 3}\n" for i in range(rows))
+    (tmp_path / "cell.csv").write_text("time_s,rate\n" + body, encoding="utf-8")
+    file = tmp_path / "t.yaml"
+    text = CABLES.replace("link: {", "link: {trace: cell.csv, ").replace("LINKS", f"links: {links}")
+    file.write_text(text, encoding="utf-8")
+    return file
+
+
+def test_a_file_with_as_many_steps_as_there_may_be_can_be_dumped_and_loaded(tmp_path):
+    links = "{h1 - s1: {delay: 1 ms, down: {delay: 1 ms}}, h2 - s1: , h3 - s1: {loss: 0 %}}"
+    topology = load(traced(tmp_path, links, 20_000))  # 20,000 for one link, and for two both directions
+    file = tmp_path / "run.yaml"
+    file.write_text(dump(topology), encoding="utf-8")
+    assert load(file) == topology
+    with pytest.raises(TopologyError) as caught:
+        load(traced(tmp_path, links, 20_001))
+    (found,) = caught.value.problems
+    assert "t.yaml:5 defaults.link.trace: with this the traces have 100005 steps, 100000 at most" in found
+
+
+def test_a_trace_that_all_links_share_counts_once(tmp_path):
+    file = traced(tmp_path, "[h1 - s1, h2 - s1, h3 - s1]", 60_000)
+    text = file.read_text().replace("down: {delay: 2 ms}", "delay: 2 ms")
+    file.write_text(text)
+    assert {len(link.down.trace.steps) for link in load(file).links} == {60_000}

@@ -208,6 +208,28 @@ def test_the_clock_applies_each_change_at_its_time_records_it_and_restores() -> 
     assert clock.errors == []
 
 
+def test_what_came_of_a_change_is_said_and_events_after_the_end_were_not_reached() -> None:
+    lines = ("at 0 s: kill h2", "at 0.05 s: kill h1", "at 3600 s: kill h1", "at 3600 s: h2 - s1 loss 5 %")
+    topology, done = star(events=tuple(parse(line) for line in lines)), threading.Event()
+
+    def apply(change: Change) -> str | None:
+        if change.host == "h1":
+            done.set()
+        return "no device here" if change.host == "h2" else None
+
+    with Clock(topology, apply) as clock:
+        assert done.wait(20.0)
+    assert [(row["what"], row["error"]) for row in clock.rows] == [("no device here", None), ("killed", None)]
+    assert clock.not_reached() == list(topology.events[2:])
+
+
+def test_a_clock_that_came_to_the_end_of_its_changes_reached_every_event() -> None:
+    net = Shapers()
+    with Clock(star(events=(parse("at 0 s: kill h2"),)), net.apply) as clock:
+        pass
+    assert net.killed == ["h2"] and clock.not_reached() == []
+
+
 def test_what_is_due_at_the_start_holds_before_the_block_and_the_end_stops_at_once() -> None:
     trace = Trace((Step(0.0, 1e6), Step(3600.0, 2e6)))
     net = Shapers()

@@ -13,6 +13,7 @@ import pytest
 from testbed import check, envelope
 from testbed.draw import draw
 from testbed.topology import TopologyError, load
+from testbed.units import show_rate
 
 ROOT = Path(__file__).parent.parent
 STAR = """\
@@ -52,6 +53,14 @@ def test_the_drawing_shows_hosts_links_and_the_delay_of_a_full_queue(tmp_path):
     drawn = draw(load(written(tmp_path, STAR))).splitlines()
     assert "├─ h1 (0.5 cores)  10 Mbit/s, delay 5 ms, loss 0 %, queue 64 KiB (full: 52.43 ms)" in drawn
     assert "   ├─ h2 (1 core, 1 GiB)  1 Mbit/s, delay 2 ms, loss 0 %, queue 125 kB (full: 1 s)" in drawn
+
+
+def test_the_slowest_rate_is_that_of_the_trace_where_it_goes_lower():
+    topology = load(ROOT / "topologies/trace_markov.yaml")
+    lane = topology.links[0].up
+    lowest = min(step.rate_bit_s for step in lane.trace.steps)
+    assert lowest < lane.rate_bit_s
+    assert f"  {show_rate(lowest)} by trace  " in draw(topology)
 
 
 def test_a_mesh_is_drawn_as_cables():
@@ -123,7 +132,8 @@ def test_what_no_machine_makes_of_a_link_is_refused_where_it_is_written(tmp_path
     assert lines(tmp_path, bad.replace("queue: 125 kB", "queue: 12 kB")) == [
         f'5 defaults.link.rate = "10 kbit/s": {RATES}',
         f'8 links[1].rate = "2 Gbit/s": {RATES}',
-        '8 links[1].queue = "12 kB": must hold the frames that TCP starts with, 15140 B',
+        '8 links[1].queue = "12 kB": must hold the frames that TCP starts with, 15140 B, and be below 4 GiB, '
+        'e.g. "64 KiB"; or a time, e.g. "50 ms"',
     ]
 
 
@@ -159,7 +169,8 @@ def test_every_way_to_write_a_link_has_a_line(tmp_path, network, said):
         ("  home: {hosts: 4,\n    up: 1 bit/s, down: 1 Mbit/s}", f'5 topology.home.up = "1 bit/s": {RATES}'),
         ("  shared:\n    hosts: 4\n    rate: 2 bit/s", f'6 topology.shared.rate = "2 bit/s": {RATES}'),
         ("  shared:\n    hosts: 4\n    rate: 500 Mbit/s", "3 topology: the relay is true while all directions together "
-         "have at most 400 Mbit/s, these have up to 500 Mbit/s"),
+         "have at most 400 Mbit/s, these have up to 1 Gbit/s, where a shared medium counts twice: each frame crosses "
+         "the relay twice"),
     ],
 )  # fmt: skip
 def test_networks_by_name_are_refused_at_what_is_written(tmp_path, network, said):

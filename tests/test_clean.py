@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 import shutil
@@ -15,7 +16,7 @@ import pytest
 
 from testbed import cgroup, clean
 from testbed.hosts import HOSTS, HostError
-from testbed.ledger import Ledger, folder
+from testbed.ledger import Ledger, boot_id, folder
 from testbed.processes import look
 from testbed.topology import Host, RunSpec, Topology
 from tests.networks import marked, needs_relay
@@ -129,6 +130,24 @@ def test_a_damaged_ledger_removes_nothing(run_id: str, kind: str, name: str) -> 
             clean.undo(ledger)
     finally:
         ledger.close()
+
+
+def test_the_others_are_cleaned_beside_a_damaged_ledger(run_id: str) -> None:
+    with subprocess.Popen(["true"]) as gone:
+        pass
+    owner = json.dumps({"owner": gone.pid, "start": 1, "boot": boot_id()})
+    # First in order, so that the other one comes after it.
+    damaged, whole = folder() / "00000000.jsonl", folder() / f"{run_id}.jsonl"
+    left = clean.scratch(run_id)
+    left.mkdir()
+    try:
+        damaged.write_text(f'{owner}\n{{"kind": "cgroup"}}\n')
+        whole.write_text(owner + "\n" + json.dumps({"kind": "directory", "name": str(left), "start": None}) + "\n")
+        with pytest.raises(HostError, match=f"{damaged}: damaged at .*removed directory {left}"):
+            clean.clean()
+        assert damaged.exists() and not whole.exists() and not left.exists()
+    finally:
+        damaged.unlink()
 
 
 def test_a_link_in_place_of_the_scratch_folder_is_not_followed(run_id: str, tmp_path: Path) -> None:

@@ -1,7 +1,11 @@
 """The command: help at once, mistakes as lines with exit 2, `testbed X` and `python -m testbed.X` the same."""
 
+import json
+import os
+import shutil
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -9,6 +13,7 @@ import pytest
 from runtime.record import Record
 from testbed.manifest import manifest
 from testbed.store import RunFolder
+from tests import runs
 
 COMMANDS = ("run", "probe", "check", "doctor", "clean", "compare")
 HEAVY = {"torch", "ray", "transformers", "pandas", "numpy", "scipy", "sklearn", "mininet"}
@@ -100,6 +105,31 @@ def test_a_shaper_for_a_network_that_is_not_shaped_is_refused(name: str, tmp_pat
     done = command(name, False, "local.yaml", "--shaper", "tbf", cwd=tmp_path)
     assert done.returncode == 2 and "local" in done.stderr and len(done.stderr.splitlines()) == 1
     assert [path.name for path in tmp_path.iterdir()] == ["local.yaml"]
+
+
+@pytest.mark.root
+@pytest.mark.skipif(os.geteuid() != 0 or shutil.which("mnexec") is None, reason="needs root and mnexec")
+def test_a_probe_that_is_told_to_end_leaves_nothing(tmp_path: Path) -> None:
+    (tmp_path / "star.yaml").write_text(STAR)
+    words = [sys.executable, "-m", "testbed.probe", "star.yaml"]
+    with subprocess.Popen(words, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        run_id = runs.until(lambda: _run_of(process.pid), process)
+        (tmp_path / "manifest.json").write_text(json.dumps({"run_id": run_id}))
+        runs.until(lambda: list(Path(f"/tmp/tb-{run_id}").glob("echo-*.log")), process)
+        assert runs.left_behind(tmp_path)
+        process.terminate()
+        text, _ = process.communicate(timeout=60)
+    assert process.returncode == 130 and text == "interrupted: the network is removed\n"
+    assert runs.left_behind(tmp_path) == []
+
+
+def _run_of(pid: int) -> str | None:
+    """The id of the run that this process owns, once it has a ledger."""
+    for path in Path("/run/testbed").glob("*.jsonl"):
+        with suppress(FileNotFoundError, ValueError, IndexError):  # of another run that ends, or just begins
+            if json.loads(path.read_text().splitlines()[0])["owner"] == pid:
+                return path.stem
+    return None
 
 
 def test_yes_without_fix_is_refused(tmp_path: Path) -> None:

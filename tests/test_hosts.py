@@ -176,7 +176,7 @@ def test_whether_cgroups_can_be_made_is_found_by_making_one(tmp_path: Path) -> N
     switch = tmp_path / "cgroup.subtree_control"
     switch.write_text("memory")
     assert cgroup.why_not(new, tmp_path, "memory") is None and switch.read_text() == "memory"
-    assert cgroup.why_not(new, tmp_path, "cpu") is None and switch.read_text() == "-cpu"  # given, and taken back
+    assert cgroup.why_not(new, tmp_path, "cpu") is None and switch.read_text() == "+cpu"  # others may use it now
     assert list(tmp_path.iterdir()) == [switch]
 
 
@@ -273,6 +273,17 @@ class TestMininet:
         host.limit(False)
         host.run(busy)
         assert host.throttled_s() == held
+
+    def test_a_host_over_its_memory_is_named(self, run_id: str, before: dict[str, object]) -> None:
+        greedy = [sys.executable, "-S", "-c", "bytearray(1 << 26)"]
+        over = r"^h1 went over its declared memory \(4 MiB\): .* ended with -9"
+        with HOSTS["mininet"](star(1, LANE, memory_bytes=4 << 20), run_id) as network:
+            made = namespaces(network)
+            with pytest.raises(HostError, match=over):
+                network.hosts["h1"].run(greedy)
+            with pytest.raises(HostError, match=r"^h1: false: ended with 1"):
+                network.hosts["h1"].run(["false"])
+        assert remains(run_id, made) == []
 
     def test_direct_cables_and_two_switches(self, run_id: str, before: dict[str, object]) -> None:
         with HOSTS["mininet"](MESH, run_id) as network:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import secrets
 import subprocess
 import sys
@@ -48,6 +49,16 @@ def test_a_torn_last_line_is_left_out(ledger: Ledger) -> None:
     assert ledger.entries() == [Entry("bridge", "tb000001")]
 
 
+@pytest.mark.parametrize(
+    "row", ['{"kind": "cgroup"}', '{"kind": "bridge", "name": 3}', '{"kind": "process", "name": "1", "start": "x"}']
+)
+def test_a_damaged_line_is_named(ledger: Ledger, row: str) -> None:
+    with ledger.path.open("a") as file:
+        file.write(f"{row}\n")
+    with pytest.raises(HostError, match=f"^{ledger.path}: damaged at {re.escape(row)}"):
+        ledger.entries()
+
+
 def test_a_run_lives_with_its_owner(ledger: Ledger) -> None:
     assert not is_stale(ledger)
     child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
@@ -62,7 +73,7 @@ def test_a_run_lives_with_its_owner(ledger: Ledger) -> None:
     assert is_stale(ledger)
 
 
-@pytest.mark.parametrize("change", [{"start": 1}, {"boot": "another"}])
+@pytest.mark.parametrize("change", [{"start": 1}, {"boot": "another"}, {"owner": "x"}])
 def test_the_same_pid_is_not_the_same_owner(ledger: Ledger, change: dict[str, object]) -> None:
     rewrite_owner(ledger, **change)
     assert is_stale(ledger)

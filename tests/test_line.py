@@ -231,6 +231,17 @@ def test_losses_are_as_frequent_as_declared(loss: Loss, seed: int) -> None:
         assert abs(sum(bursts) / len(bursts) - mean) < 3 * deviation / math.sqrt(len(bursts))
 
 
+@given(lanes(), st.floats(0.001, 0.1), SEEDS)
+def test_a_burst_ends_where_independent_losses_begin(lane: Lane, good: float, seed: int) -> None:
+    line = Line(replace(lane, loss=Loss(0.0, enter=1.0, leave=1e-6, bad=1.0)), seed)
+    line.offer(0.0, frame(0, 64))
+    assert line.lost == 1
+    line.change(0.0, Lane(1e9, loss=Loss(good)))
+    for number in range(400):
+        line.offer(1.0 + number, frame(number, 64))
+    assert line.lost < 1 + 400 * good + 6 * math.sqrt(400 * good) + 3
+
+
 def test_the_same_seed_loses_the_same_frames_whenever_they_come() -> None:
     loss = Loss(0.01, 0.02, 0.2, 0.5)
     assert fates(loss, 3) == fates(loss, 3, gap_s=5e-3)

@@ -18,7 +18,8 @@ from typing import Any
 import pytest
 
 from runtime import datagrams
-from testbed import crossings, judge, probe, shape, trials
+from runtime.datagrams import Arrival
+from testbed import counting, crossings, judge, probe, shape, trials
 from testbed.hosts import HOSTS, Network
 from testbed.paths import path
 from testbed.topology import Host, Lane, Link, Loss, RunSpec, Switch, Topology, dump
@@ -137,7 +138,7 @@ def test_what_tcp_cannot_tell_is_left_out_with_the_reason(lane: Lane, not_judged
 def test_datagrams_are_as_many_as_fit_and_never_fill_a_queue(rate_bit_s: float, loss: float) -> None:
     words = _trial(Lane(rate_bit_s, loss=Loss(loss))).words
     count, size_bytes, spacing_s, head = (float(word) for word in words[words.index("--loss") + 1].split(":"))
-    assert 20 <= count <= 2000 and count * spacing_s <= 3.1 and head == 0
+    assert 20 <= count <= 12000 and count * spacing_s <= 3.1 and head == 0
     assert (size_bytes + 42 + 24) * 8 / spacing_s <= 0.7 * rate_bit_s
 
 
@@ -146,6 +147,52 @@ def test_a_train_fits_into_the_queue_and_would_show_a_faster_link(rate_bit_s: fl
     count, spacing_s, head = trials.train_shape(rate_bit_s, 65536)
     assert head * 1538 <= 65536 / 2 and count / (count - head) >= 1.05
     assert 1538 * 8 / spacing_s == pytest.approx(rate_bit_s)
+
+
+@pytest.mark.parametrize("loss", [Loss(0.001), Loss(0.01), Loss(0.0, 0.01, 0.33), Loss(0.2)], ids=str)
+@pytest.mark.parametrize("rate_bit_s", [64e3, 1e6, 10e6])
+def test_no_loss_at_all_is_found_out_or_it_is_said_that_it_would_not_be(rate_bit_s: float, loss: Loss) -> None:
+    lane = Lane(rate_bit_s, loss=loss)
+    found = _trial(lane)
+    least = judge.loss_band(path(_star(2, lane), "h1", "h2"), found.datagrams)[0]
+    assert (least > 0) is ("loss" not in found.not_judged)
+    assert least > 0 or f"{found.datagrams} datagrams are too few" in found.not_judged["loss"]
+    assert least > 0 or rate_bit_s < 10e6
+
+
+def test_sizes_that_take_too_long_are_named() -> None:
+    assert "it takes" in _trial(Lane(64e3)).not_judged["message_s 64000"]
+
+
+@pytest.mark.parametrize("delay_s", [0.0, 0.1, 1.0])
+@pytest.mark.parametrize("loss", [0.0, 0.2])
+def test_a_path_that_never_answers_costs_minutes_at_most(delay_s: float, loss: float) -> None:
+    assert _trial(Lane(64e3, delay_s, loss=Loss(loss))).limit_s <= 120 + 4 * 70 * delay_s + 60
+
+
+HOME = replace(
+    _topology(3, 1, [Link(f"h{i}", "s1", Lane(2e6, 8e-3, 4e-3), Lane(20e6, 8e-3, 4e-3)) for i in (1, 2, 3)]),
+    name="home",
+)
+UNSHOWN = {
+    "star": (_star(4), set(), ""),
+    "mesh": (_mesh(3), set(), ""),
+    "medium": (_medium(4), set(), ""),
+    "two": (_star(2), {"h1 -> s1", "s1 -> h1", "h2 -> s1", "s1 -> h2"}, "no other link as slow"),
+    "home": (HOME, {"s1 -> h1", "s1 -> h2", "s1 -> h3"}, "no pair of hosts can fill it, only .* below 2 Mbit/s"),
+    "short queues": (
+        _star(3, Lane(10e6, queue_bytes=20000)),
+        {f"{a} -> {b}" for i in (1, 2, 3) for a, b in ((f"h{i}", "s1"), ("s1", f"h{i}"))},
+        "queues of 64 KiB",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", UNSHOWN)
+def test_a_rate_that_nothing_shows_is_named_with_the_reason(case: str) -> None:
+    topology, directions, why = UNSHOWN[case]
+    found = crossings.unshown(topology)
+    assert set(found) == directions and all(re.search(why, reason) for reason in found.values()), found
 
 
 # How it is judged
@@ -210,19 +257,66 @@ def test_the_second_measurement_of_a_path_decides_before_and_after_a_run() -> No
     assert probe.verdict([good, first | {"when": "after"}]) == "wrong"
 
 
+def _delays(lane: Lane, hosts: int = 2) -> tuple[counting.Counted, counting.Spread]:
+    over = path(_topology(2, 0, [Link.both("h1", "h2", lane)]) if hosts == 2 else _star(3, lane), "h1", "h2")
+    counted = counting.for_jitter(over, thorough=True)
+    return counted, counting.due_spread(over, counted)
+
+
+def test_the_delays_that_are_due_are_those_of_a_uniform_jitter() -> None:
+    _, calm = _delays(Lane(10e6, 0.02))
+    assert calm.spread_band_s == [0.0, 0.3e-3] and calm.reordered_band == [0.0, 0.0]
+    for reorder in (True, False):
+        counted, due = _delays(Lane(100e6, 0.02, 0.01, reorder=reorder))
+        assert counted.spacing_s == (0.005 if reorder else 0.01)
+        # Of delays uniform in +- j the middle half spans j, or less where late ones hold up those behind them. With
+        # spacing j/2, the three before it overtake one with 9/32, 1/8, 1/32.
+        assert due.spread_s == pytest.approx(0.01, rel=0.1) if reorder else 0.007 < due.spread_s < 0.01
+        assert 9 / 32 < due.reordered < 14 / 32 if reorder else due.reordered == 0
+        assert 0.003 < due.spread_band_s[0] < due.spread_s < due.spread_band_s[1] < 0.017
+
+
+def test_jitter_that_is_not_there_or_not_declared_and_a_lost_order_are_deviations() -> None:
+    over = path(_star(3, Lane(10e6, 0.02, 0.005)), "h1", "h2")
+    due = counting.due_spread(over, counting.for_jitter(over, thorough=True))
+    wanted = {"spread_s": due.spread_s, "reordered": 0.0}
+    accepted = judge.bands(over, wanted, spread=due)
+    assert judge.judge(wanted, wanted, accepted) == []
+    (one,) = judge.judge(wanted | {"spread_s": 0.1e-3}, wanted, accepted)
+    assert "the middle half of the delays spans 100 us, not" in one.text and not one.slight
+    (one,) = judge.judge(wanted | {"reordered": 0.1}, wanted, accepted)
+    assert "10 % of the datagrams are overtaken, not 0 %" in one.text
+    calm = judge.bands(over, {"spread_s": 0.0}, spread=counting.Spread(0.0, 0.0, 0.0, 0.0))
+    (one,) = judge.judge({"spread_s": 2e-3}, {"spread_s": 0.0}, calm)
+    assert "spans 2 ms" in one.text
+
+
+def test_jitter_too_small_to_tell_is_said() -> None:
+    assert "jitter" in _trial(Lane(10e6, 1e-3, 0.1e-3)).not_judged
+    assert "jitter" not in _trial(Lane(10e6, 1e-3, 0.5e-3)).not_judged
+
+
 # Datagrams
 
 
 def test_the_spacing_of_a_train_is_found_behind_losses_and_a_late_one() -> None:
-    arrivals = [(number, 5.0 + 1e-3 * number) for number in range(400) if number % 7]
+    arrivals = [Arrival(number, 5.0 + 1e-3 * number) for number in range(400) if number % 7]
     assert datagrams.spacing_s(arrivals) == pytest.approx(1e-3)
-    arrivals[200] = (arrivals[200][0], arrivals[200][1] + 5e-3)
+    arrivals[200] = Arrival(arrivals[200].number, arrivals[200].at_s + 5e-3)
     assert datagrams.spacing_s(arrivals) == pytest.approx(1e-3, rel=1e-3)
     assert datagrams.spacing_s(arrivals[:1]) == datagrams.spacing_s([]) == 0.0
 
 
+def test_delays_are_compared_whatever_the_clocks_say_and_single_late_ones_change_nothing() -> None:
+    arrivals = [Arrival(n, 5.0 + n * 1e-3 + n % 5 * 1e-3, 900.0 + n * 1e-3) for n in range(100)]
+    assert datagrams.spread_s(arrivals) == pytest.approx(2e-3)  # of 0 to 4 ms, all equally often
+    assert datagrams.spread_s([*arrivals[:-5], *(Arrival(n, 9.0, 900.0) for n in range(5))]) == pytest.approx(2e-3)
+    assert datagrams.spread_s(arrivals[:7]) == 0.0
+    assert [datagrams.late_numbers([Arrival(n, 0.0) for n in order]) for order in ((0, 1, 3), (0, 3, 1, 2))] == [0, 2]
+
+
 def test_trains_from_two_count_while_both_arrive() -> None:
-    first, second = ([(n, start + n * 1e-3) for n in range(10)] for start in (1.0, 1.0045))
+    first, second = ([Arrival(n, start + n * 1e-3) for n in range(10)] for start in (1.0, 1.0045))
     assert [len(part) for part in datagrams.overlapping([first, second])] == [5, 5]
 
 
@@ -260,9 +354,18 @@ def test_a_stranger_is_dropped_and_the_next_measurement_is_whole(receiver: tuple
 
 def test_messages_that_must_be_whole_and_trains_on_a_link_that_loses_nothing(receiver: tuple[str, int]) -> None:
     messages = ["--window-bytes", 400_000, "--messages", "16:4:0:0:5", "64000:3:0.001:64000:5"]
-    trains = ["--loss", "300:22:0.0002:0", "--train", "100:1472:0.001:5", "100:1472:0.001:5"]
+    trains = [
+        "--loss",
+        "300:22:0.0002:0",
+        "--jitter",
+        "40:22:0.001:0",
+        "--train",
+        "100:1472:0.001:5",
+        "100:1472:0.001:5",
+    ]
     said = json.loads(_echo("measure", *receiver, *messages, *trains).stdout)
     assert (len(said["rtt_s"]), len(said["message_s"]["64000"]), said["missing"]) == (4, 3, {})
+    assert said["delays"][0] == 40 and 0 < said["delays"][1] < 0.01 and said["delays"][2] == 0
     assert said["arrived"] == 300 and len(said["spacing_s"]) == 2 and all(0 < s < 0.0012 for s in said["spacing_s"])
     peers = ["--peer", *receiver, "--peer", *receiver]
     said = json.loads(_echo("trains", *peers, "--push", "50:1472:0.001:5", "--pull", "50:1472:0.001:5").stdout)
@@ -420,6 +523,25 @@ def test_with_delay_two_trains_at_once_show_a_direction_alone() -> None:
         rows = probe.probe(network, topology)
     complaints = probe.complaints(rows)
     assert len(complaints) == 1 and re.search(r"^h2 -> s1 .*two trains at once get 2\d", complaints[0]), complaints
+
+
+@pytest.mark.root
+@needs_root
+def test_jitter_that_is_not_there_is_found_and_a_rate_that_nothing_shows_is_named() -> None:
+    up, down = Lane(10e6, 2e-3, 1.5e-3), Lane(40e6, 2e-3, 1.5e-3)
+    topology = _topology(2, 1, [Link(f"h{i}", "s1", up, down) for i in (1, 2)])
+    with HOSTS["mininet"](topology, secrets.token_hex(4), "relay") as network:
+        rows = probe.probe(network, topology)
+        assert probe.verdict(rows) == "ok", probe.complaints(rows)
+        told = "\n".join(probe.not_judged(rows))
+        assert re.search(r"a rate not judged: no pair of hosts can fill it.* \((s1 -> h\d(, )?){2}\)", told), told
+        assert network.shaping is not None
+        for link in topology.links:
+            network.shaping.change(link.a, link.b, replace(up, jitter_s=0.0))
+            network.shaping.change(link.b, link.a, replace(down, jitter_s=0.0))
+        rows = probe.probe(network, topology, when="after")
+    assert {row["verdict"] for row in rows} == {"wrong"}
+    assert all(re.search(r"middle half of the delays spans [\d.]+ us, not \d[\d.]* ms", row["why"]) for row in rows)
 
 
 @pytest.mark.root

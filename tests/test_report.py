@@ -246,6 +246,66 @@ def test_a_change_that_could_not_be_made_is_a_wrong_network(tmp_path: Path) -> N
     assert found == {"verdict": "wrong", "reasons": ["single: at 2 s h2 -> s1 down was not applied: tc: no"]}
 
 
+def steps(late_s: float, gap_s: float = 0.1) -> list[dict[str, Any]]:
+    """A hundred changes of one direction, gap_s apart, each late_s later than the one before."""
+    change = {"label": "single", "where": "h1 -> h2", "what": "rate 1 Mbit/s", "error": None}
+    return [{**change, "at_s": n * gap_s, "applied_s": n * (gap_s + late_s)} for n in range(100)]
+
+
+def test_changes_that_come_ever_later_are_a_degraded_network(tmp_path: Path) -> None:
+    found = summary(with_file(tmp_path / "out", "changes.json", steps(0.4)))["network"]
+    assert found["verdict"] == "degraded"
+    worst = "the worst: at 9.9 s h1 -> h2 rate 1 Mbit/s came 39.6 s late, 50 ms are allowed"
+    assert found["reasons"] == [f"single: 99 of 100 changes came too late, {worst}"]
+    assert summary(with_file(tmp_path / "good", "changes.json", steps(0.0005)))["network"]["verdict"] == "ok"
+
+
+@pytest.mark.parametrize(
+    ("late_s", "next_s", "verdict"),
+    [(0.049, None, "ok"), (0.051, None, "degraded"), (1.9, 4.0, "ok"), (2.1, 4.0, "degraded"), (0.049, 0.01, "ok")],
+)
+def test_how_late_a_change_may_come_depends_on_how_long_it_holds(
+    tmp_path: Path, late_s: float, next_s: float | None, verdict: str
+) -> None:
+    first = {"label": "single", "at_s": 1.0, "where": "h2 -> s1", "what": "down", "error": None}
+    other = {**first, "where": "s1 -> h2", "at_s": 1.001, "applied_s": 1.001}  # says nothing of the first direction
+    rows = [{**first, "applied_s": 1 + late_s}, other]
+    if next_s is not None:
+        rows.append({**first, "at_s": 1 + next_s, "applied_s": 1 + next_s})
+    assert summary(with_file(tmp_path / "out", "changes.json", rows))["network"]["verdict"] == verdict
+
+
+@pytest.mark.parametrize(("late_s", "verdict"), [(3.9, "ok"), (4.1, "degraded")])
+def test_the_last_change_was_to_hold_until_the_requests_ended(tmp_path: Path, late_s: float, verdict: str) -> None:
+    with_file(tmp_path / "out", "watch.json", [WATCHED])  # of 10 s
+    down = {"label": "single", "at_s": 2.0, "applied_s": 2 + late_s, "where": "h2 -> s1", "what": "down", "error": None}
+    (tmp_path / "out" / "changes.json").write_text(json.dumps([down]))
+    found = summary(load(tmp_path / "out"))
+    assert found["network"]["verdict"] == found["methods"][0]["network"] == verdict
+
+
+@pytest.mark.parametrize(
+    ("directions", "words"), [(3, None), (4, "2 in 1 more direction"), (5, "4 in 2 more directions")]
+)
+def test_full_queues_of_many_directions_are_counted(tmp_path: Path, directions: int, words: str | None) -> None:
+    seen = {f"h{n} -> s1": {**COUNTED, "queue_drops": 9 if n < 3 else 2} for n in range(directions)}
+    lines = shown(with_file(tmp_path / "out", "watch.json", [{**WATCHED, "directions": seen}]))
+    (line,) = (line for line in lines if line.startswith("full queues"))
+    assert line.endswith(words or "h2 -> s1 9") and f"dropped {27 + 2 * (directions - 3)} frames" in line
+
+
+def test_what_was_not_judged_is_said_below_the_links(tmp_path: Path) -> None:
+    late = {"goodput_bit_s": "the queue of 3 kB holds no round trip"}
+    lines = shown(with_file(tmp_path / "out", "links.json", [{**LINK, "links": [], "not_judged": late}, AFTER]))
+    assert "a long TCP transfer not judged: the queue of 3 kB holds no round trip (h1 > h2)" in lines
+    many = {**LINK, "links": [], "not_judged": {f"message_s {n}000": "it crosses whole" for n in range(6)}}
+    both = [many, {**many, "when": "after"}]
+    lines = shown(with_file(tmp_path / "many", "links.json", both))
+    told = [line for line in lines if "not judged" in line]
+    assert told[0] == "messages of 0000 B not judged: it crosses whole (h1 > h2)" and len(told) == 5
+    assert told[-1] == "2 more not judged, see links.json"
+
+
 @pytest.mark.parametrize(
     ("size_bytes", "words"),
     [

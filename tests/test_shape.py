@@ -53,20 +53,20 @@ def test_every_port_loses_superpackets_first_and_is_then_shaped_where_it_sends()
 
 
 def test_netem_keeps_the_rate_and_its_queue_apart_from_what_is_under_way() -> None:
-    _, rate, rest = lines(RICH, "netem", seed=7)
-    assert rate == "tc qdisc replace dev h1-eth0 root handle 1: netem rate 10000000bit 24 limit 42"
-    words = rest.removeprefix("tc qdisc replace dev h1-eth0 parent 1:1 handle 2: netem limit ").split(" ", 1)
+    _, rest, rate = lines(RICH, "netem", seed=7)
+    assert rate == "tc qdisc replace dev h1-eth0 parent 1:1 handle 2: netem rate 10000000bit 24 limit 42"
+    words = rest.removeprefix("tc qdisc replace dev h1-eth0 root handle 1: netem limit ").split(" ", 1)
     assert int(words[0]) >= 10_000
     # Jitter keeps the order because a rate, here one that delays nothing, lets each packet out after the one before.
     assert words[1] == "delay 20000.000us 2000.000us rate 100gbit loss random 1.0000000% seed 7"
-    assert "rate" not in lines(replace(RICH, reorder=True), "netem")[2]
-    assert "loss gemodel 2.0000000% 30.0000000% 80.0000000% 1.0000000%" in lines(replace(RICH, loss=BURSTY), "netem")[2]
+    assert "rate" not in lines(replace(RICH, reorder=True), "netem")[1]
+    assert "loss gemodel 2.0000000% 30.0000000% 80.0000000% 1.0000000%" in lines(replace(RICH, loss=BURSTY), "netem")[1]
 
 
 @given(RATES, st.floats(0, shape.LONGEST_DELAY_S))
 def test_what_is_under_way_always_has_room(rate_bit_s: float, delay_s: float) -> None:
     """Twice the bandwidth-delay product in full frames, whatever the lane is changed to."""
-    words = lines(Lane(rate_bit_s, delay_s), "netem")[2].split()
+    words = lines(Lane(rate_bit_s, delay_s), "netem")[1].split()
     assert int(words[words.index("limit") + 1]) >= 2 * rate_bit_s * delay_s / 8 / 1538
 
 
@@ -79,8 +79,8 @@ def test_each_direction_has_a_seed_of_its_own() -> None:
 
 def test_above_some_rate_superpackets_are_small_and_counted_as_their_frames() -> None:
     for shaper in ("tbf", "netem"):
-        assert "gso_max_segs 1" in lines(Lane(100e6), shaper)[0] and " 24 " in lines(Lane(100e6), shaper)[1]
-        assert "gso_max_segs 4" in lines(Lane(1e9), shaper)[0] and " 96 " in lines(Lane(1e9), shaper)[1]
+        assert "gso_max_segs 1" in lines(Lane(100e6), shaper)[0] and " 24 " in lines(Lane(100e6), shaper)[-1]
+        assert "gso_max_segs 4" in lines(Lane(1e9), shaper)[0] and " 96 " in lines(Lane(1e9), shaper)[-1]
 
 
 @given(RATES)
@@ -95,9 +95,9 @@ def test_a_change_touches_what_is_there_and_drops_nothing() -> None:
     """`tc qdisc change` on the same handles, never `replace` or `add`."""
     made, changed = shape.commands([port(RICH)], "netem"), shape.change(port(RICH), replace(RICH, delay_s=0.1), "netem")
     assert [(c.argv[2], c.argv[5:8]) for c in changed[1:]] == [("change", c.argv[5:8]) for c in made[1:]]
-    assert "100000.000us" in changed[2].argv
+    assert "100000.000us" in changed[1].argv
     down = shape.change(port(RICH), None, "netem")
-    assert down[1] == changed[1] and "100.0000000%" in down[2].argv
+    assert down[2] == changed[2] and "100.0000000%" in down[1].argv
     for lane in (None, RICH):
         with pytest.raises(ValueError, match="h1 -> s1: tbf keeps a rate and a queue, not"):
             shape.change(port(), lane, "tbf")
@@ -126,6 +126,15 @@ def test_all_that_no_shaper_can_do_is_refused_with_what_is_allowed() -> None:
     found = refusals(LANE, Lane(2e9, 1.5, 1.6, queue_bytes=8000))
     assert [at for at, _ in found] == [f"links[1].{key}" for key in ("rate", "delay", "jitter", "queue")]
     assert "0 to 1 s" in found[1][1]
+
+
+def test_loss_beyond_what_tcp_and_a_probe_stand_is_refused_wherever_it_comes_from() -> None:
+    assert refusals(Lane(10e6, loss=Loss(0.2)), Lane(10e6, loss=Loss(0.0, 0.1, 0.5, 1.0))) == []
+    ((at, text),) = refusals(Lane(10e6, loss=Loss(0.0, 0.3, 0.5, 1.0)))
+    assert at == "links[0].loss" and "20 %" in text
+    trace = Trace((Step(0.0, loss=0.1), Step(1.0, loss=0.4)))
+    assert [at for at, _ in refusals(replace(LANE, trace=trace))] == ["links[0].trace"]
+    assert [at for at, _ in refusals(LANE, events=(Event(2.0, "set", change=Step(0.0, loss=0.99)),))] == ["events[0]"]
 
 
 def test_a_direction_is_named_if_the_other_is_sound() -> None:
@@ -170,9 +179,10 @@ def test_the_relay_is_true_up_to_a_total() -> None:
     assert found.at == "links" and "400 Mbit/s" in found.text and "466.7 Mbit/s" in found.text
     faster = replace(Lane(most / 4), trace=Trace((Step(0.0, most / 2),)))
     assert unfit(star(Lane(most / 4), faster), "relay") == ["links"]
-    # A medium counts once, whatever the number of its links; nothing else could make it, so that is a mistake anywhere.
-    assert shape.refusal(shared(most)) == []
-    assert [found.at for found in shape.refusal(shared(most * 2))] == ["links"]
+    # A medium counts twice, its frames cross the relay twice, whatever the number of its links; nothing else could make
+    # it, so that is a mistake anywhere.
+    assert shape.refusal(shared(most / 2)) == []
+    assert [found.at for found in shape.refusal(shared(most))] == ["links"]
 
 
 # --- against the kernel ---

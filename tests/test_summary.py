@@ -296,6 +296,22 @@ def test_a_host_that_the_file_or_its_memory_ended_is_not_said_to_have_failed(
     assert found.keys() & {"memory", "host-failed"} == noted
 
 
+def test_events_that_came_after_the_requests_are_one_note(tmp_path: Path) -> None:
+    missed = ["at 100 s: kill h4", "at 200 s: loss 5 %"]
+    methods = [method("single", [0], not_reached=missed), method("sequence", [0, 0], not_reached=missed[1:])]
+    found = codes(saved(tmp_path / "out", methods, rows("single", 0, 1.0, ranks=1)))
+    words = "not reached: at 100 s kill h4 (single); at 200 s loss 5 % (single, sequence)"
+    assert found["not-reached"].seen == words
+    assert "not-reached" not in codes(single_and_sequence(tmp_path / "other"))
+
+
+def test_what_the_relay_could_not_do_is_a_note(tmp_path: Path) -> None:
+    single_and_sequence(tmp_path / "out")
+    refused = {"shaper_warnings": ["sched_setscheduler: Operation not permitted"]}
+    changed(tmp_path / "out", "manifest.json", lambda manifest: {**manifest, **refused})
+    assert codes(load(tmp_path / "out"))["relay-warned"].seen.endswith("Operation not permitted")
+
+
 def test_hosts_that_forward_are_named(tmp_path: Path) -> None:
     single_and_sequence(tmp_path / "out")
     row = {"from": "h1", "to": "h3", "links": ["h1 -> h2", "h2 -> s1", "s1 -> h3"], "verdict": "ok"}

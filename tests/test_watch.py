@@ -1,6 +1,7 @@
 """What is watched between two probes, how it is judged, and how long devices wait for each other meanwhile."""
 
 import os
+import random
 import subprocess
 import sys
 from dataclasses import asdict, replace
@@ -12,7 +13,7 @@ from testbed import cost
 from testbed.hosts import Counters, Lateness
 from testbed.patience import LEAST_S, patience_s
 from testbed.topology import Event, Host, Lane, Link, Loss, RunSpec, Step, Switch, Topology, Trace
-from testbed.watch import allowed_late_s, judge, losses
+from testbed.watch import SIGMAS, allowed_late_s, allowed_loss, judge, judge_loss, losses
 
 LANE = Lane(10e6, delay_s=0.02, loss=Loss(0.01))
 STAR = Topology(
@@ -56,6 +57,49 @@ def test_loss_is_compared_where_the_file_does_not_change_it() -> None:
     assert set(losses(replace(STAR, events=(Event(2.0, "set", change=Step(0, loss=0.5)),))).values()) == {None}
     traced = replace(STAR.links[0], up=replace(LANE, trace=Trace((Step(1.0, loss=0.2), Step(2.0, rate_bit_s=1e6)))))
     assert losses(replace(STAR, links=(traced, *STAR.links[1:])))["h1 -> s1"] is None
+
+
+def counted(frames: int, lost: int | None, declared: float | None = 0.01) -> dict[str, Any]:
+    """A row of watch.json, as far as its losses are judged."""
+    seen = asdict(Counters(frames=frames, bytes=10**6, queue_drops=50, lost=lost, overruns=0))
+    return {"directions": {"h1 -> s1": seen | {"declared_loss": declared}}}
+
+
+def test_losses_that_are_not_the_declared_ones_are_told_with_the_numbers() -> None:
+    declared = {"h1 -> s1": Loss(0.01)}
+    assert judge_loss(counted(9900, 100), declared) == []
+    (more,) = judge_loss(counted(9500, 500), declared)
+    assert more == "h1 -> s1 lost 500 of 10000 frames, 5 %: 1 % is declared, 52 to 148 are allowed"
+    assert judge_loss(counted(10_000, 0), declared)
+    assert judge_loss(counted(10_000, 1, 0.0), {"h1 -> s1": Loss()})
+
+
+@pytest.mark.parametrize(
+    "row", [counted(500, 400), counted(5000, 5000, None), counted(5000, None), counted(5000, 0, 0.0)]
+)
+def test_losses_are_not_judged_of_few_frames_where_they_change_or_are_not_counted(row: dict[str, Any]) -> None:
+    declared = row["directions"]["h1 -> s1"]["declared_loss"]
+    assert judge_loss(row, {"h1 -> s1": Loss(declared or 0.0)}) == []
+
+
+def test_the_band_of_independent_losses_is_the_binomial_and_little_more() -> None:
+    low, high = allowed_loss(Loss(0.01), 100_000)
+    sigma = (100_000 * 0.01 * 0.99) ** 0.5
+    assert SIGMAS * sigma < high - 1000 == pytest.approx(1000 - low) and high - 1000 < SIGMAS * sigma + 4
+
+
+@pytest.mark.parametrize("loss", [Loss(1e-4), Loss(0.05), Loss(enter=0.001, leave=0.1), Loss(0.01, 0.01, 0.25, 0.5)])
+@pytest.mark.parametrize("count", [1000, 5000])
+def test_an_honest_lane_is_never_outside_and_three_times_its_loss_always_is(loss: Loss, count: int) -> None:
+    """Lanes drawn frame by frame, two states, as `Loss` says."""
+    draw, (low, high) = random.Random(1), allowed_loss(loss, count)
+    for _ in range(60):
+        bad, lost = draw.random() < loss.enter / (loss.enter + loss.leave), 0
+        for _ in range(count):
+            bad = draw.random() >= loss.leave if bad else draw.random() < loss.enter
+            lost += draw.random() < (loss.bad if bad else loss.good)
+        assert low <= lost <= high
+    assert 100_000 * 3 * loss.mean > allowed_loss(loss, 100_000)[1]
 
 
 def test_devices_wait_longer_than_any_request_takes() -> None:

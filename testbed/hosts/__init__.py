@@ -82,13 +82,19 @@ class Counters:
 
 @dataclass(frozen=True)
 class Lateness:
-    """How much later than due the relay handed frames on, since last asked. cpu_s: processor time it took for that."""
+    """How much later than due the relay handed frames on, since last asked. cpu_s: processor time it took for that.
+
+    When a frame is due counts from when the relay read it. waited_s: what 99 of 100 frames had waited at most before
+    that (an upper bound: time since the relay last looked, or in the kernel's queue for a processor). Not seen: time
+    that a hypervisor takes from a machine whose relay sleeps, and a relay that was stopped.
+    """
 
     frames: int
     median_s: float
     p99_s: float
     most_s: float
     cpu_s: float
+    waited_s: float = 0.0
 
 
 class Shaping(Protocol):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from subprocess import CompletedProcess, Popen
@@ -12,6 +13,7 @@ from testbed import cgroup
 from testbed.hosts import HostError
 from testbed.hosts.layout import Layout
 from testbed.processes import checked, look, spawn
+from testbed.units import show_size
 
 
 @dataclass(frozen=True)
@@ -50,17 +52,29 @@ class NamespaceHost:
     def _enter(self, argv: Sequence[str]) -> list[str]:
         return [*member(self.group), "mnexec", "-a", str(self.pid), *argv]
 
-    def run(self, argv: Sequence[str], timeout_s: float = 30.0) -> CompletedProcess[str]:
-        """Run a command to its end. Raises HostError."""
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        """A failure in here is one of this host; if the kernel killed for its memory meanwhile, that is said first."""
+        killed = self.killed_for_memory()
         try:
-            return checked(self._enter(argv), timeout_s)
+            yield
         except HostError as error:
             # How we got into the host is no news to the reader.
-            raise HostError(f"{self.name}: {str(error).replace(' '.join(self._enter(())) + ' ', '')}") from error
+            text = str(error).replace(" ".join(self._enter(())) + " ", "")
+            limit = self.group.memory_bytes
+            if limit is not None and self.killed_for_memory() > killed:
+                raise HostError(f"{self.name} went over its declared memory ({show_size(limit)}): {text}") from error
+            raise HostError(f"{self.name}: {text}") from error
+
+    def run(self, argv: Sequence[str], timeout_s: float = 30.0) -> CompletedProcess[str]:
+        """Run a command to its end. Raises HostError."""
+        with self._explained():
+            return checked(self._enter(argv), timeout_s)
 
     def start(self, argv: Sequence[str], log: Path, env: Mapping[str, str] | None = None) -> Popen[bytes]:
         """Start a process. Raises HostError."""
-        process = spawn(self._enter(argv), log, env, self.run_id)
+        with self._explained():
+            process = spawn(self._enter(argv), log, env, self.run_id)
         self.started.append(process)
         return process
 

@@ -60,9 +60,9 @@ class TcShaping:
             root = rows["1:"]
         except KeyError as error:
             raise HostError(f"{port.words}: {port.interface} is not shaped any more") from error
-        # What netem's child loses, its parent counts as dropped, too; the child never drops for want of room.
-        lost = int(rows["2:"]["drops"]) if "2:" in rows else 0
-        return Counters(int(root["packets"]), int(root["bytes"]), int(root["drops"]) - lost, lost, 0)
+        # What netem's child, the queue of the rate, drops, its parent counts as dropped, too.
+        queue_drops = int(rows["2:"]["drops"]) if "2:" in rows else int(root["drops"])
+        return Counters(int(root["packets"]), int(root["bytes"]), queue_drops, int(root["drops"]) - queue_drops, 0)
 
     def lateness(self) -> Lateness | None:
         """None: the kernel does not tell."""
@@ -70,12 +70,13 @@ class TcShaping:
 
 
 class RelayShaping:
-    """The relay process: a `Shaping`."""
+    """The relay process: a `Shaping`. warnings: what it could not do and goes on without, one line each."""
 
     name = "relay"
 
     def __init__(self, relay: Relay) -> None:
         self._relay = relay
+        self.warnings = relay.warnings
 
     def change(self, sender: str, receiver: str, lane: Lane | None) -> None:
         """From now on the direction is as `lane` says; None: it carries nothing. Raises HostError."""

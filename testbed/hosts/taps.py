@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from subprocess import Popen
 
+import testbed
 from testbed.hosts.layout import Cable
 from testbed.processes import checked
 from testbed.relay.client import Relay, write_plan
@@ -29,7 +31,9 @@ def open_relay(
     laid = [(_plain(cable.link), cable.a.interface, cable.b.interface) for cable in cables if cable.link is not None]
     socket, log = directory / "relay", directory / LOG
     argv = write_plan(directory / "relay.json", socket, topology.run.seed, laid, topology.switches)
-    return Relay(socket, start(argv, log, None), log)
+    # It is found wherever we are, even where the package is not installed.
+    env = {**os.environ, "PYTHONPATH": str(Path(testbed.__file__).parent.parent)}
+    return Relay(socket, start(argv, log, env), log)
 
 
 def declare(relay: Relay, topology: Topology) -> None:

@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from subprocess import Popen
+from subprocess import Popen, TimeoutExpired
 from typing import Any
 
 from testbed.hosts import HostError
@@ -18,6 +18,7 @@ from testbed.topology import Lane, Link, Switch
 
 LIMIT_S = 10.0
 _POLL_S = 0.01
+_END_S = 1.0
 
 
 def write_plan(
@@ -32,7 +33,8 @@ def write_plan(
         path.write_text(json.dumps(plan.plan(str(socket), seed, cables, switches), allow_nan=False))
     except OSError as error:
         raise HostError(f"{path}: {error.strerror}") from error
-    return [sys.executable, "-m", "testbed.relay", str(path)]
+    # Not with the working folder in front of the standard library: whatever lies there would run as root.
+    return [sys.executable, "-P", "-m", "testbed.relay", str(path)]
 
 
 class Relay:
@@ -49,6 +51,7 @@ class Relay:
         try:
             self._connect(path)
             self._lines = self._socket.makefile("rb")
+            self._failed: HostError | None = None
             self.warnings: tuple[str, ...] = tuple(self._ask("warnings"))
         except BaseException:
             self._socket.close()
@@ -81,7 +84,7 @@ class Relay:
         return found
 
     def lateness(self) -> dict[str, Any]:
-        """frames, median_s, p99_s, most_s, cpu_s since last asked. Raises HostError."""
+        """frames, median_s, p99_s, most_s, cpu_s, waited_s since last asked. Raises HostError."""
         found: dict[str, Any] = self._ask("lateness")
         return found
 
@@ -92,19 +95,29 @@ class Relay:
 
     def _ask(self, do: str, **words: Any) -> Any:
         with self._lock:
+            if self._failed is not None:  # a late answer would be taken for that of another question
+                raise HostError(str(self._failed))
             try:
                 self._socket.sendall(json.dumps({"do": do, **words}).encode() + b"\n")
                 line = self._lines.readline()
-            except TimeoutError as error:
-                raise HostError(f"the relay process did not answer within {LIMIT_S:g} s") from error
+                if not line.endswith(b"\n"):
+                    raise ConnectionError("it closed the connection")
             except (OSError, ValueError) as error:
-                raise self._ended() from error
-        if not line:
-            raise self._ended()
+                self._failed = self._why(error)
+                raise self._failed from error
         answer = json.loads(line)
         if "error" in answer:
             raise HostError(f"relay: {answer['error']}")
         return answer["is"]
+
+    def _why(self, error: Exception) -> HostError:
+        if isinstance(error, TimeoutError) and self._process.poll() is None:
+            return HostError(f"the relay process did not answer within {LIMIT_S:g} s")
+        try:
+            self._process.wait(_END_S)  # its files are closed a moment before it has ended
+        except TimeoutExpired:
+            return HostError(f"the relay process cannot be asked any more: {error}")
+        return self._ended()
 
     def _ended(self) -> HostError:
         try:

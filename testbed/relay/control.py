@@ -6,7 +6,6 @@ import json
 import socket
 import time
 from collections.abc import Callable, Generator
-from contextlib import suppress
 from typing import Any
 
 from testbed.relay import plan
@@ -35,8 +34,11 @@ class Control:
         loop.watch(server.fileno(), self._accept)
 
     def _accept(self) -> None:
-        connection, _ = self._server.accept()
-        connection.settimeout(1.0)  # for answers: a client that does not read them is not waited for
+        try:
+            connection, _ = self._server.accept()
+        except OSError:  # it has gone already
+            return
+        connection.setblocking(False)  # frames wait for nobody
         self._first = self._first or connection
         pending = bytearray()
         self._loop.watch(connection.fileno(), lambda: self._receive(connection, pending))
@@ -44,6 +46,8 @@ class Control:
     def _receive(self, connection: socket.socket, pending: bytearray) -> None:
         try:
             got = connection.recv(1 << 16)
+        except BlockingIOError:
+            return
         except OSError:
             got = b""
         pending += got
@@ -56,6 +60,8 @@ class Control:
             self._loop.chores.append(self._answer(connection, bytes(line)))
 
     def _close(self, connection: socket.socket) -> None:
+        if connection.fileno() < 0:  # done before
+            return
         self._loop.forget(connection.fileno())
         connection.close()
         if connection is self._first:
@@ -70,9 +76,13 @@ class Control:
             found = {"error": f"not understood: {type(error).__name__} {error}"}
         except OSError as error:
             found = {"error": str(error)}
-        # Who has gone needs no answer, and is noticed elsewhere.
-        with suppress(OSError):
-            connection.sendall(json.dumps(found).encode() + b"\n")
+        answer = json.dumps(found).encode() + b"\n"
+        try:
+            whole = connection.send(answer) == len(answer)
+        except OSError:
+            whole = False
+        if not whole:  # who does not read, or has gone, gets no more answers
+            self._close(connection)
 
     def _warned(self, _: dict[str, Any]) -> Generator[None, None, list[str]]:
         yield
@@ -98,10 +108,13 @@ class Control:
 
     def _late(self, _: dict[str, Any]) -> Generator[None, None, dict[str, float]]:
         late, self._loop.lateness = self._loop.lateness, Lateness()
+        waits, self._loop.waits.seen = self._loop.waits.seen, Lateness()
         cpu_s, self._cpu_s = self._cpu_s, time.process_time()
         yield
         found: dict[str, float] = {"frames": late.frames, "most_s": late.most_s, "cpu_s": self._cpu_s - cpu_s}
         for name, fraction in (("median_s", 0.5), ("p99_s", 0.99)):
             yield
             found[name] = late.quantile_s(fraction)
+        yield
+        found["waited_s"] = waits.quantile_s(0.99)
         return found

@@ -86,6 +86,8 @@ class Line:
         self.byte_s = 8 / lane.rate_bit_s  # seconds a byte takes; 0 at infinite rate
         self._delay_s, self._jitter_s, self._queue_bytes = lane.delay_s, lane.jitter_s, lane.queue_bytes
         self._loss: Loss | None = lane.loss if lane.loss.mean > 0 else None
+        if not lane.loss.enter:
+            self._in_burst = False  # nothing would end it
         if lane.reorder is not self._reorder:
             self._reorder = lane.reorder
             self._hold(self.inside)

@@ -76,12 +76,49 @@ class Lateness:
         return 0.0
 
 
+class Waits:
+    """How long frames may have waited before the relay looked at them, which is when their own clock starts.
+
+    A frame that came since the last look waited at most as long as the relay was awake since then, or, if it woke the
+    relay up, as long as that then stood in the kernel's queue for a processor. One sample for each device of a look.
+    Not seen: what a hypervisor withholds while the relay sleeps, a relay that is stopped, a kernel that does not count.
+    """
+
+    __slots__ = ("_file", "_looked_s", "_queued_s", "_slept_s", "_waited_s", "seen")
+
+    def __init__(self) -> None:
+        self.seen = Lateness()
+        try:
+            self._file = os.open("/proc/thread-self/schedstat", os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            self._file = -1
+        self._queued_s, self._waited_s, self._slept_s = self._read_s(), 0.0, 0.0
+        self._looked_s = time.monotonic()
+
+    def _read_s(self) -> float:
+        """Seconds in the queue for a processor so far."""
+        return int(os.pread(self._file, 64, 0).split()[1]) / 1e9 if self._file >= 0 else 0.0
+
+    def woke(self, slept_s: float) -> None:
+        """The relay slept for so long, which includes how long it then stood in the queue."""
+        queued_s = self._read_s()
+        self._waited_s, self._queued_s, self._slept_s = queued_s - self._queued_s, queued_s, slept_s
+
+    def look(self, devices: int) -> None:
+        """The relay looks now, and finds frames at so many devices."""
+        now_s = time.monotonic()
+        waited_s = max(self._waited_s, now_s - self._looked_s - self._slept_s)
+        self._looked_s, self._waited_s, self._slept_s = now_s, 0.0, 0.0
+        for _ in range(devices):
+            self.seen.add(waited_s)
+
+
 class Loop:
     """Carries frames until `running` is false. handlers: other files to watch -> what to do when they are readable."""
 
     def __init__(self, ways: dict[int, Way]) -> None:
         """ways: the file that frames come from -> where they go."""
-        self.ways, self.running, self.lateness = ways, True, Lateness()
+        self.ways, self.running, self.lateness, self.waits = ways, True, Lateness(), Waits()
         self.handlers: dict[int, Callable[[], None]] = {}
         self.chores: deque[Iterator[None]] = deque()  # one step of the first is done after each round of frames
         self._epoll = select.epoll()
@@ -103,17 +140,24 @@ class Loop:
     def carry(self) -> None:
         """Run until `running` is false."""
         clock, agenda, poll, sleep = time.monotonic, self._agenda, self._epoll.poll, select.select
-        watched, nothing = [self._epoll.fileno()], list[int]()
+        watched, nothing, waits = [self._epoll.fileno()], list[int](), self.waits
         while self.running:
-            wait_s = agenda[0][0] - EARLY_S - clock() if agenda else _IDLE_S
+            now_s = clock()
+            wait_s = agenda[0][0] - EARLY_S - now_s if agenda else _IDLE_S
             if self.chores:
                 if next(self.chores[0], self) is self:
                     self.chores.popleft()
-            # epoll alone would round to milliseconds.
-            elif wait_s > 0 and not sleep(watched, nothing, nothing, wait_s)[0]:
-                self._hand_on()
-                continue
-            for file, _ in poll(0):
+            elif wait_s > 0:
+                # epoll alone would round to milliseconds.
+                woken = sleep(watched, nothing, nothing, wait_s)[0]
+                waits.woke(clock() - now_s)
+                if not woken:
+                    waits.look(0)
+                    self._hand_on()
+                    continue
+            found = poll(0)
+            waits.look(len(found))
+            for file, _ in found:
                 way = self.ways.get(file)
                 if way is None:
                     self.handlers[file]()
