@@ -108,16 +108,17 @@ def table(cells: list[Row]) -> str:
     return "\n".join(text if reasons else [*text[:-2], ""])
 
 
-def section(cells: list[Row], command: str) -> tuple[str, str]:
+def section(cells: list[Row], command: str, quick: bool) -> tuple[str, str]:
     """(name, text) of the part of the document that this machine and shaper write."""
     kernel, shaper = platform.release(), cells[0]["shaper"]
     ok = sum(bool(found["rows"]) and judge.verdict(found["rows"]) == "ok" for found in cells)
     took_s = sum(found["took_s"] for found in cells)
+    missing = "" if len(cells) == len(grid(quick)) else f"; interrupted, {len(grid(quick)) - len(cells)} not measured"
     text = [
         f"## {shaper}, Linux {kernel}",
         "",
         f"{datetime.now(UTC):%Y-%m-%d}, {os.cpu_count()} cores, `{command}`: {ok} of {len(cells)} cells as declared, "
-        f"{took_s / max(1, len(cells)):.1f} s each.",
+        f"{took_s / max(1, len(cells)):.1f} s each{missing}.",
         "",
         table(cells),
     ]
@@ -154,18 +155,22 @@ def main() -> None:
     given = parser.parse_args()
     known = given.cells.read_text() if given.cells and given.cells.exists() else ""
     kept = [json.loads(text) for text in known.splitlines()]
-    cells = []
-    for cell in grid(given.quick):
-        found = next((one for one in kept if tuple(one["cell"]) == cell), None)
-        if found is None:
-            found = measured(cell, given.shaper)
-            if given.cells:
-                with given.cells.open("a") as file:
-                    file.write(json.dumps(found) + "\n")
-        cells.append(found)
-        print(" ".join(line(found)), f"{found['took_s']:.1f} s", file=sys.stderr, flush=True)
+    cells: list[Row] = []
+    try:
+        for cell in grid(given.quick):
+            found = next((one for one in kept if tuple(one["cell"]) == cell), None)
+            if found is None:
+                found = measured(cell, given.shaper)
+                if given.cells:
+                    with given.cells.open("a") as file:
+                        file.write(json.dumps(found) + "\n")
+            cells.append(found)
+            print(" ".join(line(found)), f"{found['took_s']:.1f} s", file=sys.stderr, flush=True)
+    except KeyboardInterrupt:
+        if not cells:
+            raise
     words = [f"--shaper {given.shaper}"] * bool(given.shaper) + ["--quick"] * given.quick
-    name, text = section(cells, " ".join(["benchmarks/fidelity.py", *words]))
+    name, text = section(cells, " ".join(["benchmarks/fidelity.py", *words]), given.quick)
     print(text)
     if given.write:
         write(given.write, name, text)

@@ -248,7 +248,7 @@ def _delays(draft: _Draft) -> Spread:
 def train_shape(rate_bit_s: float, queue_bytes: int, thorough: bool = True, share: int = 1) -> tuple[int, float, int]:
     """Datagrams of a train at this rate, seconds between two, how many at once at first: half of the queue at most.
 
-    So few that, were the link faster, the first ones would show it: at least 5 % of them. share: trains at once that
+    So few that, were the link faster, the first ones, a sixth of them or more, would show it. share: trains at once that
     fill one queue together.
     """
     spacing_s = FULL_FRAME_BYTES * 8 / rate_bit_s
