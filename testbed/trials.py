@@ -248,8 +248,8 @@ def _delays(draft: _Draft) -> Spread:
 def train_shape(rate_bit_s: float, queue_bytes: int, thorough: bool = True, share: int = 1) -> tuple[int, float, int]:
     """Datagrams of a train at this rate, seconds between two, how many at once at first: half of the queue at most.
 
-    So few that, were the link faster, the first ones, a sixth of them or more, would show it. share: trains at once that
-    fill one queue together.
+    So few that, were the link faster, the first ones, at least a sixth of them, would show it. share: trains at once
+    that fill one queue together.
     """
     spacing_s = FULL_FRAME_BYTES * 8 / rate_bit_s
     seconds = (0.3 if thorough else 0.2) / share**0.5
