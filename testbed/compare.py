@@ -114,7 +114,8 @@ def _settings(run: RunData) -> dict[str, str]:
         "git": {**git, "commit": (git.get("commit") or "unknown")[:8]},
         **{key: manifest.get(key) for key in ("versions", "machine", "sysctls", "seeds", "shaper")},
         "backend": topology.get("backend"),
-        **{key: _named(topology.get(key) or {}) for key in ("hosts", "switches", "links")},
+        **{key: _named(topology.get(key) or {}) for key in ("hosts", "switches")},
+        "links": _named(_links(topology)),
         "events": topology.get("events"),
         "run": {key: value for key, value in topology["run"].items() if key != "methods"},
     }
@@ -123,6 +124,13 @@ def _settings(run: RunData) -> dict[str, str]:
     if settings["events"] == "none":
         del settings["events"]
     return settings
+
+
+def _links(topology: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Every link whole, whether its values stand with it or, shared by all, in defaults.link."""
+    shared = (topology.get("defaults") or {}).get("link") or {}
+    listed = [{"between": link} if isinstance(link, str) else link for link in topology.get("links") or []]
+    return [{**shared, **link} for link in listed]
 
 
 def _named(things: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> dict[str, Any]:

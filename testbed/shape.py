@@ -90,23 +90,27 @@ def _tbf(lane: Lane, _: int | None) -> list[tuple[str, ...]]:
 
 
 def _netem(lane: Lane, seed: int | None) -> list[tuple[str, ...]]:
-    """Delay, jitter and loss, and in a child of them the rate with its queue.
+    """Delay and jitter, in a child of them the rate with its queue, in a child of that the loss.
 
     In this order, because older kernels count a child's packets against the parent's limit: what is under way would
-    take room in the queue of the rate.
+    take room in the queue of the rate. What is lost has used the line.
     """
     # netem counts its queue in packets. Its default of 1000 would be a queue of 1.2 s at 10 Mbit/s.
     packets = str(max(2, lane.queue_bytes // (FRAME_BYTES + LINE_OVERHEAD_BYTES)))
-    first = ["limit", str(_UNDER_WAY_FRAMES)]
+    first, last = ["limit", str(_UNDER_WAY_FRAMES)], ["limit", str(_UNDER_WAY_FRAMES)]
     if lane.delay_s:
         first += ["delay", f"{lane.delay_s * 1e6:.3f}us", *([f"{lane.jitter_s * 1e6:.3f}us"] if lane.jitter_s else [])]
     if not lane.reorder:
         # With a rate, each packet leaves after the one before it; this one is so high that it delays nothing.
         first += ["rate", "100gbit"]
     if lane.loss.mean:
-        first += ["loss", *_loss(lane.loss), *(["seed", str(seed)] if seed is not None else [])]
+        last += ["loss", *_loss(lane.loss), *(["seed", str(seed)] if seed is not None else [])]
     rate = ("netem", *_rate(lane), _overhead(lane), "limit", packets)
-    return [("root", "handle", "1:", "netem", *first), ("parent", "1:1", "handle", "2:", *rate)]
+    return [
+        ("root", "handle", "1:", "netem", *first),
+        ("parent", "1:1", "handle", "2:", *rate),
+        ("parent", "2:1", "handle", "3:", "netem", *last),
+    ]
 
 
 def _loss(loss: Loss) -> list[str]:

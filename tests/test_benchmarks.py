@@ -29,7 +29,6 @@ ROOT_ONLY = [
             "most in time",
             marks=ROOT_ONLY,
         ),
-        pytest.param(["fidelity.py", "--quick", "--shaper", "relay"], "| verdict |", marks=ROOT_ONLY),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else None,
 )

@@ -24,6 +24,16 @@ BACKENDS = [
     pytest.param(runs.LOCAL, id="local"),
     pytest.param(runs.STAR, id="mininet", marks=[pytest.mark.root, NETWORK]),
 ]
+
+
+def crossed(local: Any, mininet: Any) -> list[Any]:
+    """A case for either backend; both cases on both would cost minutes and tell no more."""
+    return [
+        pytest.param(runs.LOCAL, local, id=f"local-{local}"),
+        pytest.param(runs.STAR, mininet, id=f"mininet-{mininet}", marks=[pytest.mark.root, NETWORK]),
+    ]
+
+
 SUMMARY_KEYS = {
     "method", "label", "options", "status", "requests", "latency_s", "compute_s", "code_s", "exchange_wait_s",
     "scatter_s", "gather_s", "payload_bytes", "wire_bytes", "messages", "speedup_over_single", "fidelity",
@@ -152,8 +162,7 @@ def test_compare_shows_a_run_that_is_over(finished: tuple[Path, int, str]) -> No
 STREAM = {"methods": "[single, sequence, tensor, pipeline]", "repeats": 100000, "budget": 3, "tokens": 196}
 
 
-@pytest.mark.parametrize("text", BACKENDS)
-@pytest.mark.parametrize("victim", ["h1", "h3"])
+@pytest.mark.parametrize(("text", "victim"), crossed("h1", "h3"))
 def test_a_device_that_dies_is_named_and_the_rest_still_runs(tmp_path: Path, text: str, victim: str) -> None:
     """Killed in the middle of a stream of requests: the source itself (h1), or one that the others wait for (h3)."""
     out = tmp_path / "out"
@@ -302,8 +311,7 @@ def _failed(out: Path) -> dict[str, Any] | None:
     return next((m for m in runs.read(out, "methods.json") if m.get("failed_host")), None)
 
 
-@pytest.mark.parametrize("text", BACKENDS)
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(("text", "number"), crossed(signal.SIGTERM, signal.SIGINT))
 def test_an_interrupted_run_keeps_its_records_and_leaves_nothing(
     tmp_path: Path, text: str, number: signal.Signals
 ) -> None:
@@ -324,10 +332,10 @@ def test_an_interrupted_run_keeps_its_records_and_leaves_nothing(
     assert runs.left_behind(out) == []
 
 
-@pytest.mark.parametrize("text", BACKENDS)
-def test_clean_restores_the_machine_after_kill_9(tmp_path: Path, text: str) -> None:
+def test_clean_restores_the_machine_after_kill_9(tmp_path: Path) -> None:
+    """Of plain processes; tests/test_kill.py does it to networks."""
     out = tmp_path / "out"
-    with runs.started(runs.topology(tmp_path, text, **STREAM), out) as process:
+    with runs.started(runs.topology(tmp_path, **STREAM), out) as process:
         runs.until(lambda: runs.records(out), process)
         process.kill()
         process.communicate(timeout=60)

@@ -60,9 +60,9 @@ class TcShaping:
             root = rows["1:"]
         except KeyError as error:
             raise HostError(f"{port.words}: {port.interface} is not shaped any more") from error
-        # What netem's child, the queue of the rate, drops, its parent counts as dropped, too.
-        queue_drops = int(rows["2:"]["drops"]) if "2:" in rows else int(root["drops"])
-        return Counters(int(root["packets"]), int(root["bytes"]), queue_drops, int(root["drops"]) - queue_drops, 0)
+        # What netem's last child loses, those above it count as dropped, too.
+        lost = int(rows["3:"]["drops"]) if "3:" in rows else 0
+        return Counters(int(root["packets"]), int(root["bytes"]), int(root["drops"]) - lost, lost, 0)
 
     def lateness(self) -> Lateness | None:
         """None: the kernel does not tell."""
