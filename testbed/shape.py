@@ -23,7 +23,8 @@ from testbed.envelope import beyond_rate
 from testbed.envelope import link_refusal as link_refusal
 from testbed.envelope import refusal as refusal
 from testbed.envelope import unfit as unfit
-from testbed.topology import Lane, Link, Loss, Topology
+from testbed.paths import Hop
+from testbed.topology import Lane, Loss, Topology
 
 ONE_BY_ONE_BIT_S = 250e6  # above it TCP may hand down a few frames at once, which costs less and is as true
 SUPERPACKET_FRAMES = 4  # 8 are dropped together where one should be; must fit the bucket of this rate and above
@@ -37,21 +38,9 @@ _UNDER_WAY_FRAMES = math.ceil(HIGHEST_RATE_BIT_S * LONGEST_DELAY_S / 8 / _SMALLE
 class Port:
     """The egress of one direction of one link: `interface` in the namespace of `host` (None: the root namespace)."""
 
-    link: Link
-    sender: str
-    receiver: str
+    hop: Hop
     host: str | None
     interface: str
-
-    @property
-    def lane(self) -> Lane:
-        """What the direction promises."""
-        return self.link.lane(self.sender)
-
-    @property
-    def words(self) -> str:
-        """ "h1 -> s1"."""
-        return f"{self.sender} -> {self.receiver}"
 
 
 @dataclass(frozen=True)
@@ -135,8 +124,8 @@ def commands(ports: Sequence[Port], shaper: str, seed: int | None = None) -> lis
     """
     found = []
     for index, port in enumerate(ports):
-        found.append(_superpackets(port, port.lane))
-        for words in _QDISCS[shaper](port.lane, None if seed is None else seed + index):
+        found.append(_superpackets(port, port.hop.lane))
+        for words in _QDISCS[shaper](port.hop.lane, None if seed is None else seed + index):
             found.append(Command(port.host, ("tc", "qdisc", "replace", "dev", port.interface, *words)))
     return found
 
@@ -147,9 +136,9 @@ def change(port: Port, lane: Lane | None, shaper: str, seed: int | None = None) 
     Raises KeyError for a shaper that is none of the kernel's, ValueError for what it cannot do.
     """
     if lane is None:
-        lane = replace(port.lane, loss=Loss(1.0))
+        lane = replace(port.hop.lane, loss=Loss(1.0))
     if shaper == "tbf" and (keys := beyond_rate(lane)):
-        raise ValueError(f"{port.words}: tbf keeps a rate and a queue, not {' and '.join(keys)}")
+        raise ValueError(f"{port.hop.words}: tbf keeps a rate and a queue, not {' and '.join(keys)}")
     found = [_superpackets(port, lane)]
     for words in _QDISCS[shaper](lane, seed):
         found.append(Command(port.host, ("tc", "qdisc", "change", "dev", port.interface, *words)))

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from testbed import abilities, shape
+from testbed.paths import Hop
 from testbed.topology import Event, Host, Lane, Link, Loss, RunSpec, Step, Switch, Topology, Trace
 
 RATES = st.floats(shape.LOWEST_RATE_BIT_S, shape.HIGHEST_RATE_BIT_S)
@@ -25,7 +26,7 @@ root = pytest.mark.skipif(
 
 
 def port(lane: Lane = LANE, host: str | None = "h1", interface: str = "h1-eth0") -> shape.Port:
-    return shape.Port(Link.both("h1", "s1", lane), "h1", "s1", host, interface)
+    return shape.Port(Hop("h1", "s1", Link.both("h1", "s1", lane)), host, interface)
 
 
 def lines(lane: Lane, shaper: str, seed: int | None = None) -> list[str]:
@@ -223,7 +224,7 @@ def test_the_kernel_takes_the_commands_and_reports_the_same_rate(rate_bit_s: flo
     seed = 7 if abilities.works("netem_seed") else None
     lane, before = Lane(rate_bit_s), port(RICH if shaper == "netem" else LANE, None, "lo")
     for made in (
-        shape.commands([replace(before, link=Link.both("h1", "s1", lane))], shaper, seed),
+        shape.commands([replace(before, hop=Hop("h1", "s1", Link.both("h1", "s1", lane)))], shaper, seed),
         [*shape.commands([before], shaper, seed), *shape.change(before, lane, shaper, seed)],
     ):
         words = shown([" ".join(command.argv) for command in made])

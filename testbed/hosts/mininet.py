@@ -21,6 +21,7 @@ from testbed.hosts.layout import PREFIX_LENGTH, Cable, End, Layout, layout, used
 from testbed.hosts.namespace import NamespaceHost, member
 from testbed.hosts.shaping import RelayShaping, TcShaping
 from testbed.ledger import Ledger
+from testbed.paths import Hop
 from testbed.processes import checked, spawn
 from testbed.relay.client import Relay
 from testbed.topology import Topology
@@ -255,7 +256,7 @@ class _Builder:
             for near, far in ((cable.a, cable.b), (cable.b, cable.a)):
                 if cable.link is not None:
                     host = near.node if near.node in self.plan.hosts else None
-                    found.append(shape.Port(cable.link, near.node, far.node, host, near.interface))
+                    found.append(shape.Port(Hop(near.node, far.node, cable.link), host, near.interface))
         return tuple(found)
 
     def _starter(self, enter: list[str]) -> Callable[[Sequence[str], Path, Mapping[str, str] | None], Popen[bytes]]:

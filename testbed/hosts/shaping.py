@@ -25,10 +25,10 @@ class TcShaping:
         Raises HostError.
         """
         self.name = name
-        self._ports = {port.words: port for port in ports}
-        self._lanes: dict[str, Lane | None] = {port.words: port.lane for port in ports}
+        self._ports = {port.hop.words: port for port in ports}
+        self._lanes: dict[str, Lane | None] = {port.hop.words: port.hop.lane for port in ports}
         # A queue discipline that is told its seed starts over with it: the next one is as good and has not been used.
-        self._seeds = {port.words: seed if seed is None else seed + index for index, port in enumerate(ports)}
+        self._seeds = {port.hop.words: seed if seed is None else seed + index for index, port in enumerate(ports)}
         self._into = into
         for command in shape.commands(ports, name, seed):
             checked([*into(command.host), *command.argv])
@@ -59,7 +59,7 @@ class TcShaping:
         try:
             root = rows["1:"]
         except KeyError as error:
-            raise HostError(f"{port.words}: {port.interface} is not shaped any more") from error
+            raise HostError(f"{port.hop.words}: {port.interface} is not shaped any more") from error
         # What netem's last child loses, those above it count as dropped, too.
         lost = int(rows["3:"]["drops"]) if "3:" in rows else 0
         return Counters(int(root["packets"]), int(root["bytes"]), int(root["drops"]) - lost, lost, 0)
