@@ -247,7 +247,7 @@ class TestMininet:
                 assert set(queues) == {"127.0.0.1", host.control_address, *host.data_addresses}  # and no IPv6
                 assert queues[host.control_address] == "noqueue"
                 assert {queues[one] for one in host.data_addresses} <= {"tbf", "netem"}
-            assert [(p.sender, p.receiver, p.host) for p in network.ports][:2] == [
+            assert [(p.hop.sender, p.hop.receiver, p.host) for p in network.ports][:2] == [
                 ("h1", "s1", "h1"),
                 ("s1", "h1", None),
             ]

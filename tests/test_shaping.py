@@ -73,7 +73,7 @@ class Burst:
 
 
 def rtt_ms(network: Network, a: str, b: str) -> float:
-    """The least of some."""
+    """The least of some: tells which delay holds, on a machine of any speed; how exactly, the probe tells."""
     argv = ["ping", "-q", "-i", "0.02", "-c", "6", "-W", "3", network.hosts[b].address_for(a)]
     return float(network.hosts[a].run(argv).stdout.split(" = ")[-1].split("/")[0])
 
@@ -149,26 +149,27 @@ class TestShaping:
         with HOSTS["mininet"](star(2, lane), run_id, shaper) as network:
             shaping = network.shaping
             assert shaping is not None
-            assert 20 <= rtt_ms(network, "h1", "h2") <= 22
+            assert 20 <= rtt_ms(network, "h1", "h2") < 30
             shaping.change("h1", "s1", replace(lane, delay_s=0.025))
-            assert 40 <= rtt_ms(network, "h1", "h2") <= 42
+            assert 40 <= rtt_ms(network, "h1", "h2") < 50
             for changed in (replace(lane, loss=Loss(1.0)), None):
                 shaping.change("h1", "s1", changed)
                 with pytest.raises(HostError, match="ping"):
                     network.hosts["h1"].run(["ping", "-c1", "-W1", network.hosts["h2"].address_for("h1")])
             shaping.change("h1", "s1", lane)
-            assert 20 <= rtt_ms(network, "h1", "h2") <= 22
+            assert 20 <= rtt_ms(network, "h1", "h2") < 30
             found = shaping.counters()
-            assert found["h1 -> s1"].lost == 2 and found["h1 -> s1"].queue_drops == 0
+            # Two pings, and, if the system just then asks for an address, that too.
+            assert found["h1 -> s1"].lost >= 2 and found["h1 -> s1"].queue_drops == 0
             assert found["s1 -> h1"].lost == found["h2 -> s1"].lost == 0
 
     @needs_relay
     def test_hosts_forward_along_the_way_that_the_file_implies(self, run_id: str, before: None) -> None:
         with HOSTS["mininet"](ring(5, Lane(10e6, 0.005)), run_id) as network:
             made = namespaces(network)
-            assert 10 <= rtt_ms(network, "h1", "h5") <= 12
-            assert 20 <= rtt_ms(network, "h1", "h3") <= 22
-            assert 20 <= rtt_ms(network, "h4", "h1") <= 22
+            assert 10 <= rtt_ms(network, "h1", "h5") < 15
+            assert 20 <= rtt_ms(network, "h1", "h3") < 30
+            assert 20 <= rtt_ms(network, "h4", "h1") < 30
         assert remains(run_id, made) == []
 
     @needs_relay
