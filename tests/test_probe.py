@@ -409,7 +409,7 @@ def star() -> Iterator[tuple[Network, Topology]]:
 @contextmanager
 def _reshaped(network: Network, sender: str, receiver: str, lines: list[str]) -> Iterator[None]:
     """The egress of one direction, shaped by these lines (IF: its interface) instead; as declared again afterwards."""
-    port = next(p for p in network.ports if (p.sender, p.receiver) == (sender, receiver))
+    port = next(p for p in network.ports if (p.hop.sender, p.hop.receiver) == (sender, receiver))
 
     def run(*argv: str) -> None:
         if port.host is None:
