@@ -23,9 +23,13 @@ from runtime import methods
 from runtime.device import Device, forget_peak_memory
 from runtime.errors import PeerLost, RuntimeFault
 from runtime.fidelity import fidelity
-from runtime.model import fingerprint
+from runtime.hollow import HollowWeights
+from runtime.model import Folder, fingerprint
 from runtime.plan import Plan
+from runtime.profile import Profile
 from runtime.record import Record
+from runtime.shape import Shape
+from runtime.stages import Replayed, Timed
 from runtime.transport.tcp import TcpMesh
 
 log = logging.getLogger("device")
@@ -48,12 +52,15 @@ class Station:
 class Assignment:
     """What a mesh runs: the plan, the converted model's folder, the method's extra file, the file of requests.
 
+    profile: whose times are waited for in place of computing; then there is no folder, but the model's shape.
     patience_s: how long a live device may keep another waiting; congestion: TCP's congestion control, None for the
     machine's own.
     """
 
     plan: Plan
-    folder: Path
+    folder: Path | None
+    shape: Shape
+    profile: Profile | None
     extra: Path | None
     requests: Path
     inputs: int
@@ -77,6 +84,7 @@ class DeviceActor:
         self._server: threading.Thread | None = None
         self._rows: queue.Queue[dict[str, Any]] = queue.Queue()
         self._requests: dict[str, torch.Tensor] = {}
+        self._inputs = 1
         log.info("host %s: device process %d, torch threads %d", station.host, os.getpid(), station.threads)
 
     def load(self, assignment: Assignment, rank: int) -> dict[str, Any]:
@@ -87,11 +95,13 @@ class DeviceActor:
         self.stop()
         forget_peak_memory()
         plan, extra, station = assignment.plan, assignment.extra, self._station
-        method = methods.load(plan.method)(assignment.folder, plan, rank, extra)
+        weights = HollowWeights(assignment.shape) if assignment.folder is None else Folder(assignment.folder)
+        method = methods.load(plan.method)(weights, plan, rank, extra, _stages(assignment, rank))
         mesh = TcpMesh(rank, plan.world, station.token, station.addresses, assignment.patience_s, assignment.congestion)
-        self._device = Device(method, mesh, station.interfaces)
-        self._mesh = mesh
-        if rank == plan.source:
+        everywhere = plan.input_at == "everywhere"
+        self._device = Device(method, mesh, station.interfaces, inputs=self._input if everywhere else None)
+        self._mesh, self._inputs = mesh, assignment.inputs
+        if rank == plan.source or everywhere:
             self._requests = load_file(assignment.requests)
         log.info("method %s %s: rank %d of %d loaded", plan.method, dict(plan.options), rank, plan.world)
         extra_hash = None if extra is None else fingerprint(extra.parent, extra.name)
@@ -113,10 +123,15 @@ class DeviceActor:
         device = self._device
         try:
             result, record = device.infer(request, self._requests[f"input.{index}"])
-            found = fidelity(device.method.model.shape, result, self._requests[f"reference.{index}"])
+            reference = self._requests.get(f"reference.{index}")
+            found = None if reference is None else fidelity(device.method.model.shape, result, reference)
         except Exception as error:  # whatever it is: the others wait for this device, and the driver for a row
             return _failed(device, request, error)
-        return {**record.row(), "fidelity": found}
+        return {**_row(device, record), "fidelity": found}
+
+    def _input(self, request: int) -> torch.Tensor:
+        """Raw input of a request, from this device's own copy of the file."""
+        return self._requests[f"input.{request % self._inputs}"]
 
     def take(self, timeout_s: float) -> dict[str, Any]:
         """On every other device: the row of its next finished request. Raises queue.Empty after timeout_s."""
@@ -137,11 +152,25 @@ class DeviceActor:
         torch.set_num_threads(self._station.threads)
         for request in count():
             try:
-                rows.put(device.serve(request).row())
+                rows.put(_row(device, device.serve(request)))
             except Exception as error:
                 # Between two requests the mesh ends because the method does; a fault shows in the next request's row.
                 rows.put(_failed(device, request, error, quiet=isinstance(error, PeerLost) and error.layer is None))
                 return
+
+
+def _stages(assignment: Assignment, rank: int) -> Timed:
+    """Raises ProfileError."""
+    plan = assignment.plan
+    if assignment.profile is None:
+        return Timed()
+    entry, layers = assignment.profile.entry(plan), max(1, len(plan.shares[rank].layers))
+    return Replayed(lambda stage, layer: entry.seconds(rank, stage, layer, layers))
+
+
+def _row(device: Device, record: Record) -> dict[str, Any]:
+    """A record with where its time went: spans of `runtime.stages`, and when on the machine's clock it began."""
+    return {**record.row(), "timeline": {"began_s": device.stages.began_s, "spans": device.stages.spans}}
 
 
 def _failed(device: Device, request: int, error: Exception, quiet: bool = False) -> dict[str, Any]:

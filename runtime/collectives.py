@@ -10,6 +10,7 @@ import torch
 
 from runtime.errors import BadFrame
 from runtime.plan import even_spans
+from runtime.stages import Stages, untimed
 from runtime.transport import Transport
 from runtime.transport.wire import NO_LAYER, Kind
 
@@ -35,11 +36,11 @@ class Exchange:
     flushed. All verbs raise PeerLost when a peer is gone and BadFrame when it sent something else.
     """
 
-    def __init__(self, transport: Transport, request: int) -> None:
+    def __init__(self, transport: Transport, request: int, stages: Stages = untimed) -> None:
         self.rank, self.world, self.request = transport.rank, transport.world, request
         self.others = tuple(rank for rank in range(self.world) if rank != self.rank)
         self.waited_s = self.input_transfer_s = self.result_waited_s = 0.0
-        self._transport = transport
+        self._transport, self._stages = transport, stages
 
     def all_gather(self, layer: int, tensor: torch.Tensor) -> Pending:
         """Send the tensor to all other ranks at once; compute, then take theirs with `.wait()`. Shapes may differ."""
@@ -49,15 +50,19 @@ class Exchange:
 
     def send_to(self, layer: int, ranks: Iterable[int], tensor: torch.Tensor) -> None:
         """Send one tensor to each of the ranks, in the order given."""
+        begun_s = time.perf_counter()
         tensor = tensor.contiguous()
         for rank in ranks:
             self._transport.send(rank, Kind.EXCHANGE, self.request, layer, tensor)
+        self._stages.note("send", "send", layer, begun_s, time.perf_counter())
 
     def receive_from(self, layer: int, ranks: Iterable[int]) -> dict[int, torch.Tensor]:
         """One tensor from each of the ranks, in the order given."""
         begun_s = time.perf_counter()
         received = {rank: self._transport.receive(rank, Kind.EXCHANGE, self.request, layer) for rank in ranks}
-        self.waited_s += time.perf_counter() - begun_s
+        ended_s = time.perf_counter()
+        self.waited_s += ended_s - begun_s
+        self._stages.note("wait", "receive", layer, begun_s, ended_s)
         return received
 
     def all_reduce(self, layer: int, tensor: torch.Tensor) -> torch.Tensor:
@@ -81,7 +86,9 @@ class Exchange:
 
     def send_input(self, rank: int, tensor: torch.Tensor) -> None:
         """Give a rank its part of the input."""
+        begun_s = time.perf_counter()
         self._transport.send(rank, Kind.SCATTER, self.request, NO_LAYER, tensor.contiguous())
+        self._stages.note("scatter", "send", None, begun_s, time.perf_counter())
 
     def receive_input(self, source: int) -> torch.Tensor:
         """This rank's part of the input."""
@@ -91,13 +98,18 @@ class Exchange:
 
     def send_result(self, rank: int, tensor: torch.Tensor) -> None:
         """Return this rank's part of the result."""
+        begun_s = time.perf_counter()
         self._transport.send(rank, Kind.GATHER, self.request, NO_LAYER, tensor.contiguous())
+        self._stages.note("gather", "send", None, begun_s, time.perf_counter())
 
     def receive_result(self, rank: int) -> torch.Tensor:
         """A rank's part of the result."""
         begun_s = time.perf_counter()
         received = self._transport.receive(rank, Kind.GATHER, self.request, NO_LAYER)
-        self.result_waited_s += self._transport.header_at_s - begun_s
+        came_s = self._transport.header_at_s
+        self.result_waited_s += came_s - begun_s
+        self._stages.note("wait", "result", None, begun_s, came_s)
+        self._stages.note("gather", "receive", None, came_s, time.perf_counter())
         return received
 
     def _shift(self, layer: int, chunk: torch.Tensor, like: torch.Tensor) -> torch.Tensor:

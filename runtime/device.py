@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
+from statistics import median
 from time import perf_counter
 
 import torch
@@ -14,15 +15,28 @@ from runtime.collectives import Exchange
 from runtime.methods.method import Method
 from runtime.plan import Span
 from runtime.record import Record
+from runtime.stages import Stages
 from runtime.transport import Traffic, Transport
 
 
 class Device:
-    """A method's part and a place in the mesh. The source runs `infer`, all others `serve`, request by request."""
+    """A method's part and a place in the mesh. The source runs `infer`, all others `serve`, request by request.
 
-    def __init__(self, method: Method, transport: Transport, interfaces: Sequence[str] = ()) -> None:
+    The method's stages are timed anew for every request; `stages.spans` then tells of the last one.
+    """
+
+    def __init__(
+        self,
+        method: Method,
+        transport: Transport,
+        interfaces: Sequence[str] = (),
+        exchange: Callable[[Transport, int, Stages], Exchange] = Exchange,
+        inputs: Callable[[int], Tensor] | None = None,
+    ) -> None:
+        """inputs: raw input by request number, where the plan says that every device has it."""
         self.method, self.transport, self.interfaces = method, transport, tuple(interfaces)
-        self.plan, self.rank = method.plan, method.rank
+        self.plan, self.rank, self.stages = method.plan, method.rank, method.stages
+        self._exchange, self._inputs = exchange, inputs
         self._peers = [r for r in range(self.plan.world) if r != self.plan.source]
 
     def infer(self, request: int, raw: Tensor) -> tuple[Tensor, Record]:
@@ -30,7 +44,7 @@ class Device:
         exchange, wire = self._begin(request)
         began = perf_counter()
         for rank in self._peers:
-            exchange.send_input(rank, raw[input_span(self.method, rank).slice()])
+            exchange.send_input(rank, raw[self._sent_span(rank).slice()])
         scattered = perf_counter()
         row = self._run(raw[input_span(self.method, self.rank).slice()], exchange)
         ran = perf_counter()
@@ -39,7 +53,8 @@ class Device:
             if rank != self.rank:
                 rows[rank] = exchange.receive_result(rank)
         gathered = perf_counter()
-        result = self.method.model.head(combined(self.method, list(rows.values())))
+        with self.stages("head"):
+            result = self.method.model.head(combined(self.method, list(rows.values())))
         ended = perf_counter()
         record = self._record(request, ended - began, exchange)
         record.scatter_s = scattered - began
@@ -52,6 +67,10 @@ class Device:
         exchange, wire = self._begin(request)
         raw = exchange.receive_input(self.plan.source)
         arrived = perf_counter()
+        self.stages.restart(arrived - exchange.input_transfer_s)
+        self.stages.note("scatter", "receive", None, self.stages.began_s, arrived)
+        if self._inputs is not None:
+            raw = self._inputs(request)[input_span(self.method, self.rank).slice()]
         row = self._run(raw, exchange)
         ran = perf_counter()
         if row is not None:
@@ -61,18 +80,28 @@ class Device:
         record.scatter_s, record.gather_s = exchange.input_transfer_s, ended - ran
         return self._close(record, wire)
 
+    def _sent_span(self, rank: int) -> Span:
+        """Input tokens that a rank is sent."""
+        return Span(0, 0) if self.plan.input_at == "everywhere" else input_span(self.method, rank)
+
     def _begin(self, request: int) -> tuple[Exchange, int | None]:
         self.transport.traffic = Traffic()
-        self.method.code_s = 0.0
-        return Exchange(self.transport, request), self._sent_on_wire()
+        self.stages.restart()
+        return self._exchange(self.transport, request, self.stages), self._sent_on_wire()
 
     def _run(self, raw: Tensor, exchange: Exchange) -> Tensor | None:
         """This device's layers on its part of the input; the row that the head needs, if this device has it."""
         model, tokens = self.method.model, self.method.share.tokens
         prefix = model.class_token() if self.method.own_class_token or tokens.start == 0 else model.class_token()[:0]
-        x = torch.cat([prefix, model.embed(raw, tokens.start, self.plan.tokens)]) if len(raw) else torch.empty(0)
+        x = torch.empty(0)
+        if len(raw):
+            with self.stages("embed"):
+                x = torch.cat([prefix, model.embed(raw, tokens.start, self.plan.tokens)])
         y = self.method.forward(x, exchange)
-        return model.read_out(y, len(prefix)) if self.rank in holders(self.method) else None
+        if self.rank not in holders(self.method):
+            return None
+        with self.stages("read_out"):
+            return model.read_out(y, len(prefix))
 
     def _record(self, request: int, latency_s: float, exchange: Exchange) -> Record:
         traffic = self.transport.traffic
@@ -80,7 +109,7 @@ class Device:
             request,
             self.rank,
             latency_s=latency_s,
-            code_s=self.method.code_s,
+            code_s=self.stages.total_s("code"),
             waited_s=exchange.waited_s,
             sent_bytes=traffic.exchange_sent,
             received_bytes=traffic.exchange_received,
@@ -97,6 +126,8 @@ class Device:
         now = self._sent_on_wire()
         record.wire_bytes = None if now is None or wire is None else now - wire
         record.peak_memory_bytes = peak_memory_bytes()
+        if late_s := self.stages.late_s:
+            record.late_s = (median(late_s), max(late_s))
         return record
 
     def _sent_on_wire(self) -> int | None:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from runtime.plan import Span
 from runtime.shape import Shape
+from runtime.stages import Stages, untimed
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu": F.gelu,
@@ -127,6 +128,7 @@ class Layer:
         self, shape: Shape, weights: Mapping[str, Tensor], rotary: Tensor | None = None, index: int = 0
     ) -> None:
         self.shape, self.rotary, self.index = shape, rotary, index
+        self.stages: Stages = untimed
         self._weights = dict(weights)
         self.heads = self._weights["o.weight"].shape[1] // shape.head_dim
         self.kv_heads = (self._weights["qkv.weight"].shape[0] // shape.head_dim - self.heads) // 2
@@ -167,34 +169,63 @@ class Layer:
         low, high = heads.chunk(2, -1)
         return heads * cos + torch.cat([-high, low], -1) * sin
 
-    def __call__(self, x: Tensor, start: int = 0, context: Context = alone, reduce: Reduce = as_is) -> Tensor:
-        """One layer on x [S, D], whose first row has position `start`. Called with x alone it is the whole model's."""
-        h = self.attention_input(x)
-        context.tell_input(self, h)
+    def project(self, h: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Flat queries, keys (both before rotary) and values of attention inputs h [S, D]."""
         queries, kv = self.heads * self.shape.head_dim, self.kv_heads * self.shape.head_dim
         q, k, v = torch.split(self._linear("qkv", h), [queries, kv, kv], -1)
+        return q, k, v
+
+    def attend(self, q: Tensor, part: Part, start: int) -> Attended | None:
+        """Attention of queries q [H, S, head_dim], the first at `start`, to a part; None if the mask hides it."""
+        return attend(q, part, start, self.shape.causal)
+
+    def __call__(self, x: Tensor, start: int = 0, context: Context = alone, reduce: Reduce = as_is) -> Tensor:
+        """One layer on x [S, D], whose first row has position `start`. Called with x alone it is the whole model's."""
+        stage, index = self.stages, self.index
+        with stage("input", index):
+            h = self.attention_input(x)
+        context.tell_input(self, h)
+        with stage("project", index):
+            q, k, v = self.project(h)
         context.tell_keys_values(self, k, v)
-        q = self.rotate(self.split(q), start)
-        attended = attend(q, self.part(k, v, start), start, self.shape.causal)
+        with stage("attention", index):
+            q = self.rotate(self.split(q), start)
+            attended = self.attend(q, self.part(k, v, start), start)
         assert attended is not None, "a token sees itself"
         for part in context.parts(self):
-            more = attend(q, part, start, self.shape.causal)
-            attended = attended if more is None else attended.merge(more)
-        return self.finish(x, attended.out.transpose(0, 1).reshape(x.shape[0], queries), reduce)
+            with stage("remote", index):
+                more = self.attend(q, part, start)
+                attended = attended if more is None else attended.merge(more)
+        with stage("output", index):
+            partial = self.output(attended)
+        whole = reduce(partial)
+        with stage("mlp", index):
+            x, partial = self.mlp(x, whole)
+        whole = reduce(partial)
+        with stage("residual", index):
+            return self.residual(x, whole)
 
-    def finish(self, x: Tensor, attended: Tensor, reduce: Reduce = as_is) -> Tensor:
-        """Output projection, residuals, norms and MLP, given attention's output [S, heads x head_dim]."""
-        x = x + self._whole("o", attended, reduce)
+    def output(self, attended: Attended) -> Tensor:
+        """Output projection of attention's result: a sum to be made whole [S, D]."""
+        out = attended.out
+        return F.linear(out.transpose(0, 1).reshape(out.shape[1], -1), self._weights["o.weight"])
+
+    def mlp(self, x: Tensor, attended: Tensor) -> tuple[Tensor, Tensor]:
+        """x and attention's whole output, both [S, D] -> x with it added, and the MLP's sum to be made whole."""
+        x = x + self._biased("o", attended)
         if not self.shape.norm_first:
             x = self._norm("norm1", x)
         h = self._norm("norm2", x) if self.shape.norm_first else x
         up = self._linear("up", h)
         inner = self._activate(self._linear("gate", h)) * up if self.shape.gated else self._activate(up)
-        x = x + self._whole("down", inner, reduce)
+        return x, F.linear(inner, self._weights["down.weight"])
+
+    def residual(self, x: Tensor, summed: Tensor) -> Tensor:
+        """x with the MLP's whole output added, both [S, D]."""
+        x = x + self._biased("down", summed)
         return x if self.shape.norm_first else self._norm("norm2", x)
 
-    def _whole(self, name: str, partial: Tensor, reduce: Reduce) -> Tensor:
-        summed = reduce(F.linear(partial, self._weights[f"{name}.weight"]))
+    def _biased(self, name: str, summed: Tensor) -> Tensor:
         bias = self._weights.get(f"{name}.bias")
         return summed if bias is None else summed + bias
 

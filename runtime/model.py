@@ -10,7 +10,9 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -125,6 +127,24 @@ class Model:
             x = layer(x)
         row = self.read_out(x, self.shape.prefix)
         return self.head(row / raw.shape[0] if self.shape.readout == "mean" else row)
+
+
+class Weights(Protocol):
+    """Where a device gets its share of a model from."""
+
+    def load(self, layers: Span | None = None, heads: Span | None = None) -> Model:
+        """These layers (default all) cut to these heads (all). Raises BadModel."""
+        ...
+
+
+@dataclass(frozen=True)
+class Folder:
+    """A converted model in a folder: `Weights`."""
+
+    path: Path
+
+    def load(self, layers: Span | None = None, heads: Span | None = None) -> Model:
+        return load(self.path, layers, heads)
 
 
 def load(folder: Path, layers: Span | None = None, heads: Span | None = None) -> Model:

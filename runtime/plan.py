@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Any
+from typing import Any, Literal
 
 
 @dataclass(frozen=True)
@@ -40,12 +40,16 @@ class Share:
 
 @dataclass(frozen=True)
 class Plan:
-    """A method, its options, one share per rank. `source` is the rank at which requests enter and results return."""
+    """A method, its options, one share per rank. `source` is the rank at which requests enter and results return.
+
+    input_at: "source", which hands the input out, or "everywhere": each device has it, and is only told to begin.
+    """
 
     method: str
     shares: tuple[Share, ...]
     options: Mapping[str, Any] = field(default_factory=dict)
     source: int = 0
+    input_at: Literal["source", "everywhere"] = "source"
 
     @property
     def world(self) -> int:

@@ -18,6 +18,7 @@ class Record:
     gather_bytes: payload of input distribution and of results. messages: exchange frames sent.
     wire_bytes: what the interface counters of this device's data interfaces grew by (headers, ACKs, retransmissions
     included); None where the host has no interface of its own.
+    late_s: where computing is replayed, by how much stages ended later than the profile says, the median and the most.
     """
 
     request: int
@@ -35,6 +36,7 @@ class Record:
     messages: int = 0
     wire_bytes: int | None = None
     peak_memory_bytes: int = 0
+    late_s: tuple[float, float] | None = None
     error: str | None = None
 
     def row(self) -> dict[str, Any]:

@@ -10,8 +10,11 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+from agents.cluster import Cluster
+from agents.place import place as place_on
 from runtime import families, methods
 from runtime.errors import BadModel
+from runtime.profile import ProfileError
 from runtime.shape import Shape, grid, is_strip
 from testbed import cables, envelope, schema
 from testbed.door import settled
@@ -97,6 +100,7 @@ def _examine_run(draft: Draft) -> None:
     _examine_inputs(draft, found)
     _examine_tokens(draft, found)
     _examine_methods(draft, found)
+    _examine_profile(draft, found)
 
 
 def _said(draft: Draft, key: str, default: Any = None) -> Any:
@@ -170,6 +174,30 @@ def _examine_methods(draft: Draft, shape: Shape) -> None:
             draft.document.problem(("run", "methods", index), why, spec.label)
 
 
+def _examine_profile(draft: Draft, shape: Shape) -> None:
+    """A profile must be there, be of this model, and know every method with these tokens and devices."""
+    topology, place = draft.topology, ("run", "compute")
+    if topology is None or draft.document.found or topology.run.compute is None:
+        return
+    from testbed import profiles
+
+    try:
+        profile = profiles.read(Path(topology.run.compute))
+    except TopologyError as error:
+        draft.document.problem(place, "; ".join(error.problems))
+        return
+    if (profile.layers, profile.width) != (shape.layers, shape.width):
+        ours, theirs = (f"{one.layers} layers of width {one.width}" for one in (shape, profile))
+        draft.document.problem(place, f"profile {profile.name} is of {theirs}, {topology.run.model} has {ours}")
+        return
+    devices = Cluster(tuple(host.name for host in topology.hosts))
+    for index, spec in draft.methods.items():
+        try:
+            profile.entry(place_on(spec.method, spec.options, shape, topology.run.tokens, devices))
+        except ProfileError as error:
+            draft.document.problem(("run", "methods", index), str(error), spec.label)
+
+
 def _shapers(topology: Topology) -> list[str]:
     """What the links need, and who could make them, on a machine that has it."""
     if not topology.links:
@@ -202,6 +230,8 @@ def _run(topology: Topology, shape: Shape) -> list[str]:
         f"model   {run.model} ({size}), {run.weights} weights, {run.tokens} tokens, requests enter at {run.source}",
         f"methods {labels}",
         f"        up to {run.repeats} requests each, within {run.budget_s:g} s",
+        *([] if run.compute is None else [f"compute replayed from {run.compute}"]),
+        *([] if run.input_at == "source" else ["input   on every device beforehand"]),
     ]
 
 

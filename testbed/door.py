@@ -219,6 +219,22 @@ class SwitchDoor(Door):
     rate: Rate | None = None  # of a shared medium
 
 
+class ReplayDoor(Door):
+    """run.compute where a profile's times take the place of computing."""
+
+    replay: str = Field(min_length=1, description="the file of a profile, beside this file or by its whole path")
+
+
+def _compute(value: Any, info: ValidationInfo) -> str | None:
+    """The absolute path of a profile, or None."""
+    if value == "real":
+        return None
+    if not isinstance(value, dict):
+        raise ValueError("choose real, or {replay: PROFILE}")
+    replay = _through(ReplayDoor, value).replay
+    return os.path.abspath(os.path.join(Path(cast(Document, info.context).name).parent, os.path.expanduser(replay)))
+
+
 class RunDoor(Door):
     """run."""
 
@@ -231,6 +247,8 @@ class RunDoor(Door):
     methods: list[Any] = Field(default_factory=lambda: ["single"], min_length=1, description="e.g. [single, sequence]")
     repeats: int = Field(default=10, ge=1, le=10**6)
     budget: Duration = Field(default=60.0, gt=0, description='e.g. "60 s"')
+    compute: Annotated[str | None, PlainValidator(_compute)] = None
+    input_at: Literal["source", "everywhere"] = "source"
 
 
 class HeadDoor(Door):

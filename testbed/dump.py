@@ -43,6 +43,8 @@ def write(topology: Topology) -> str:
         "methods": [{spec.method: dict(spec.options)} if spec.options else spec.method for spec in run.methods],
         "repeats": run.repeats,
         "budget": units.show_duration(run.budget_s, exact=True),
+        "compute": "real" if run.compute is None else {"replay": run.compute},
+        "input_at": run.input_at,
     }
     return yaml.dump(text, Dumper=_Dumper, sort_keys=False, default_flow_style=None, width=120, allow_unicode=True)
 

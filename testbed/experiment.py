@@ -10,6 +10,7 @@ import os
 import secrets
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from rich.console import Console
 
 from runtime import methods
 from runtime.errors import BadModel
+from runtime.model import fingerprint
 from testbed import check, clean, control, cost, doctor, inputs, material, probe, shape, store, yamlfile
 from testbed.fleet import Fleet
 from testbed.hosts import HOSTS, HostError, Network
@@ -107,8 +109,16 @@ class Experiment:
         self.rows: dict[str, list[dict[str, Any]]] = {store.LINKS: [], store.WATCH: [], store.CHANGES: []}
         self.run_id = secrets.token_hex(4)
         self.entries = [_entry(spec) for spec in topology.run.methods]
-        self.folder.write_text(store.TOPOLOGY, dump(self.topology))
+        self.folder.write_text(store.TOPOLOGY, dump(self._kept()))
         self._write_manifest({})
+
+    def _kept(self) -> Topology:
+        """The topology as the run folder has it: with a profile of its own, so that it stays what was run."""
+        run = self.topology.run
+        if run.compute is None:
+            return self.topology
+        self.folder.write_text(store.PROFILE, Path(run.compute).read_text(encoding="utf-8"))
+        return replace(self.topology, run=replace(run, compute=store.PROFILE))
 
     def run(self) -> bool:
         """From the file to records; False if it was interrupted. What went wrong with a method is in its entry."""
@@ -169,10 +179,19 @@ class Experiment:
             "backend": self.topology.backend,
             "shaper": shaper,
             "shaper_forced": self.shaper is not None,
+            **self._computing(),
             **more,
         }
         self.manifest = manifest(sys.argv, {"run": self.topology.run.seed}, facts)
         self.folder.write_json(store.MANIFEST, self.manifest)
+
+    def _computing(self) -> dict[str, Any]:
+        """Whether the model is computed, or which profile is replayed."""
+        profile = self.collected.profile
+        if profile is None:
+            return {"compute": "real"}
+        sha256 = fingerprint(self.folder.path, store.PROFILE)
+        return {"compute": "replayed", "profile": {"name": profile.name, "sha256": sha256}}
 
     def _warn(self, network: Network) -> None:
         """Say what the relay could not do and goes on without, and keep it for the report."""

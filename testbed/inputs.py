@@ -39,11 +39,12 @@ class BadInputs(RuntimeFault):
     """`run.inputs` cannot be used; the text is one line that says what is allowed."""
 
 
-def requests(run: RunSpec, shape: Shape, model_folder: Path, count: int) -> list[Tensor]:
+def requests(run: RunSpec, shape: Shape, model_folder: Path | None, count: int) -> list[Tensor]:
     """`count` raw inputs for `Model.__call__`, decided by run.seed; the first n of them do not depend on `count`.
 
     Images: uint8 [tokens, patch x patch x channels], patches in reading order, a patch by rows, columns, channels.
-    Text: int32 ids [tokens]. run.inputs is "sample", a folder of images, or a text file. Raises BadInputs.
+    Text: int32 ids [tokens]; without a folder there is no tokenizer.
+    run.inputs is "sample", a folder of images, or a text file. Raises BadInputs.
     """
     made = _patches(run, shape) if shape.embedding == "patches" else _ids(run, shape, model_folder)
     return [next(made) for _ in range(count)]
@@ -66,12 +67,12 @@ def refusal(inputs: str, shape: Shape) -> str | None:
     return None
 
 
-def bytes_as_ids(shape: Shape, model_folder: Path) -> bool:
+def bytes_as_ids(shape: Shape, model_folder: Path | None) -> bool:
     """True if the model reads text but brings no tokenizer, so that bytes stand in for token ids."""
-    return shape.embedding == "tokens" and not (model_folder / TOKENIZER).exists()
+    return shape.embedding == "tokens" and (model_folder is None or not (model_folder / TOKENIZER).exists())
 
 
-def says(run: RunSpec, shape: Shape, model_folder: Path) -> str:
+def says(run: RunSpec, shape: Shape, model_folder: Path | None) -> str:
     """One line for people: which inputs `requests` makes. Raises BadInputs."""
     if shape.embedding == "patches":
         rows, columns = grid(run.tokens)
@@ -168,7 +169,7 @@ def _image_files(folder: str) -> list[Path]:
     return files
 
 
-def _ids(run: RunSpec, shape: Shape, model_folder: Path) -> Iterator[Tensor]:
+def _ids(run: RunSpec, shape: Shape, model_folder: Path | None) -> Iterator[Tensor]:
     """Endless passages of the text; different ones as long as the text has them."""
     before, ids, after = _encoded(_text(run.inputs), shape, model_folder)
     length = run.tokens - len(before) - len(after)
@@ -191,9 +192,9 @@ def _ids(run: RunSpec, shape: Shape, model_folder: Path) -> Iterator[Tensor]:
         yield torch.tensor([*before, *ids[start : start + length], *after], dtype=torch.int32)
 
 
-def _encoded(text: str, shape: Shape, model_folder: Path) -> tuple[Sequence[int], Sequence[int], Sequence[int]]:
+def _encoded(text: str, shape: Shape, model_folder: Path | None) -> tuple[Sequence[int], Sequence[int], Sequence[int]]:
     """Ids of the text, and the special ones that the tokenizer puts before and after each."""
-    if bytes_as_ids(shape, model_folder):
+    if model_folder is None or bytes_as_ids(shape, model_folder):
         return (), [byte % shape.vocabulary for byte in text.encode()], ()
     from tokenizers import Tokenizer
 

@@ -14,11 +14,12 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from runtime import methods
+from runtime import families, methods
 from runtime.errors import BadModel
 from runtime.model import load, load_shape
+from runtime.profile import Profile
 from runtime.shape import Shape
-from testbed import inputs, models
+from testbed import inputs, models, profiles
 from testbed.topology import MethodSpec, RunSpec
 
 DISTINCT_INPUTS = 8  # requests go round them: each costs a one-device pass for its reference
@@ -29,11 +30,14 @@ FORMAT = 1  # part of the name of a cached file: raise it when what `prepare` wr
 class Material:
     """folder: the converted model; requests: a file of `input.<i>` and `reference.<i>`; extras: by method label.
 
-    reference_s: seconds of one request on this machine, unlimited; samples_seen: some requests were among the samples.
+    Where computing is replayed there is a profile, and neither folder, references nor extras.
+    reference_s: seconds of one request on this machine, unlimited, or of the longest one by the profile;
+    samples_seen: some requests were among the samples.
     """
 
-    folder: Path
+    folder: Path | None
     shape: Shape
+    profile: Profile | None
     requests: Path
     inputs: int
     extras: dict[str, Path]
@@ -44,27 +48,35 @@ class Material:
 @dataclass(frozen=True)
 class Collected:
     """folder: the converted model; raw: inputs of requests; samples: other ones, from which methods prepare;
-    wanted: how many of them each method wants, by label."""
+    wanted: how many of them each method wants, by label. With a profile: neither folder nor samples."""
 
-    folder: Path
+    folder: Path | None
+    shape: Shape
+    profile: Profile | None
     raw: list[Tensor]
     samples: list[Tensor]
     wanted: dict[str, int]
 
 
 def collect(run: RunSpec) -> Collected:
-    """Convert the model, or find it in the cache, and read the inputs. Raises BadModel, BadInputs."""
-    folder = models.prepared(run)
+    """Convert the model, or find it in the cache, and read the inputs. Raises BadModel, BadInputs, TopologyError."""
     count = min(1 + run.repeats, DISTINCT_INPUTS)
+    if run.compute is not None:
+        shape = families.describe(run.model, run.weights)
+        raw = inputs.requests(run, shape, None, count)
+        return Collected(None, shape, profiles.read(Path(run.compute)), raw, [], {})
+    folder = models.prepared(run)
+    shape = load_shape(folder)
     wanted = {spec.label: -(-_sample_tokens(spec) // run.tokens) for spec in run.methods}
-    raw = inputs.requests(run, load_shape(folder), folder, count + max(wanted.values()))
-    return Collected(folder, raw[:count], raw[count:], wanted)
+    raw = inputs.requests(run, shape, folder, count + max(wanted.values()))
+    return Collected(folder, shape, None, raw[:count], raw[count:], wanted)
 
 
 def gather(run: RunSpec, collected: Collected, requests: Path, say: Callable[[str], None]) -> Material:
     """Compute references and prepare what methods need, from the cache where it was done before. Raises BadModel."""
-    folder, raw, samples = collected.folder, collected.raw, collected.samples
-    shape = load_shape(folder)
+    folder, raw, samples, shape = collected.folder, collected.raw, collected.samples, collected.shape
+    if folder is None:
+        return _replayed(run, collected, requests, say)
     say(f"model {run.model}, {run.weights} weights; {inputs.says(run, shape, folder)}")
     began = time.monotonic()
     _write_requests(folder, raw, requests)
@@ -75,7 +87,17 @@ def gather(run: RunSpec, collected: Collected, requests: Path, say: Callable[[st
     except OSError as error:
         raise BadModel(f"{error.filename}: cannot be kept ({error.strerror}); set XDG_CACHE_HOME") from None
     seen = any(torch.equal(one, sample) for one in raw for sample in samples)
-    return Material(folder, shape, requests, len(raw), extras, reference_s, seen)
+    return Material(folder, shape, None, requests, len(raw), extras, reference_s, seen)
+
+
+def _replayed(run: RunSpec, collected: Collected, requests: Path, say: Callable[[str], None]) -> Material:
+    """Inputs alone: what is not computed has no reference."""
+    profile, raw = collected.profile, collected.raw
+    assert profile is not None, "without a profile there is a folder"
+    say(f"model {run.model}: compute replayed from {profile.name}; {inputs.says(run, collected.shape, None)}")
+    save_file({f"input.{i}": one for i, one in enumerate(raw)}, requests)
+    longest_s = max(entry.whole_s(profile.layers) for entry in profile.entries)
+    return Material(None, collected.shape, profile, requests, len(raw), {}, longest_s, False)
 
 
 def _write_requests(folder: Path, raw: Sequence[Tensor], out: Path) -> None:

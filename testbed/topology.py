@@ -186,7 +186,11 @@ class MethodSpec:
 
 @dataclass(frozen=True)
 class RunSpec:
-    """What runs on the network: model, input, methods; budget_s is the time one method may take."""
+    """What runs on the network: model, input, methods; budget_s is the time one method may take.
+
+    compute: the path of a profile whose times are waited for in place of computing; None: the model is computed.
+    input_at: "source", which hands it out, or "everywhere": every device has the request's input beforehand.
+    """
 
     source: str
     model: str
@@ -197,6 +201,8 @@ class RunSpec:
     methods: tuple[MethodSpec, ...] = (MethodSpec("single"),)
     repeats: int = 10
     budget_s: float = 60.0
+    compute: str | None = None
+    input_at: Literal["source", "everywhere"] = "source"
 
 
 @dataclass(frozen=True)

@@ -8,16 +8,24 @@ from typing import Any
 EXACT_WITHIN = 1e-4
 
 
-def untrue(rows: Sequence[Mapping[str, Any]], formula: Sequence[int], equals_single: bool) -> str | None:
+def untrue(rows: Sequence[Mapping[str, Any]], formula: Sequence[int], equals_single: bool | None) -> str | None:
     """Why the rows of one request, in rank order, the source's with its fidelity, cannot be right; None if they can.
 
-    formula: payload bytes that each rank must send.
+    formula: payload bytes that each rank must send. equals_single: None where nothing was computed to be compared.
     """
+    return (None if equals_single is None else _unequal(rows, equals_single)) or _unaccounted(rows, formula)
+
+
+def _unequal(rows: Sequence[Mapping[str, Any]], equals_single: bool) -> str | None:
     error = next((row["fidelity"]["max_abs_error"] for row in rows if row.get("fidelity")), None)
     if error is None:
         return "the result was not compared with single's"
     if equals_single and not error <= EXACT_WITHIN:  # not: a NaN is no match
         return f"the result differs from single's by {error:.2g}, more than {EXACT_WITHIN:g}"
+    return None
+
+
+def _unaccounted(rows: Sequence[Mapping[str, Any]], formula: Sequence[int]) -> str | None:
     sent = [row["sent_bytes"] for row in rows]
     if sent != list(formula):
         return f"payload of {sent} bytes was sent, the formula says {list(formula)}"

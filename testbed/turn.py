@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from agents.cluster import Cluster
@@ -141,7 +141,8 @@ class Turn:
     def _plan(self) -> Plan:
         run, names = self.experiment.topology.run, [host.name for host in self.experiment.topology.hosts]
         devices = (run.source, *(name for name in names if name != run.source))
-        return place(self.spec.method, self.spec.options, self.ready.shape, run.tokens, Cluster(devices))
+        plan = place(self.spec.method, self.spec.options, self.ready.shape, run.tokens, Cluster(devices))
+        return replace(plan, input_at=run.input_at)
 
     def _hosts(self, plan: Plan) -> list[HostHandle]:
         return [self.fleet.hosts[share.host] for share in plan.shares]
@@ -156,7 +157,9 @@ class Turn:
         ready = self.ready
         congestion = data_congestion(self.experiment.topology.backend)
         patience_s = self._patience_s(plan)
-        assignment = Assignment(plan, ready.folder, extra, ready.requests, ready.inputs, patience_s, congestion)
+        assignment = Assignment(
+            plan, ready.folder, ready.shape, ready.profile, extra, ready.requests, ready.inputs, patience_s, congestion
+        )
         reach = [[h.address_for(peer.name) if peer is not h else "" for peer in hosts] for h in hosts]
         actors = [self.fleet.actor(host.name) for host in hosts]
         mesh = Mesh(assignment, actors, reach, self.fleet.alive)
@@ -177,12 +180,18 @@ class Turn:
             nonlocal measured
             own = {"method": self.spec.method, "label": self.spec.label, "warmup": warmup}
             for row in rows:
-                self.experiment.folder.append_record({**row, "host": plan.shares[row["rank"]].host, **own})
+                host = plan.shares[row["rank"]].host
+                timeline = row.pop("timeline", None)
+                self.experiment.folder.append_record({**row, "host": host, **own})
+                if timeline is not None:
+                    which = {"label": self.spec.label, "request": row["request"], "rank": row["rank"], "host": host}
+                    self.experiment.folder.append_timeline({**which, "warmup": warmup, **timeline})
             good = not any(row["error"] for row in rows)
             measured += good and not warmup
             source = next((row for row in rows if row["rank"] == plan.source), None)
             if good and source is not None:
-                self.fault = self.fault or untrue(rows, self.entry["payload_formula"], self.entry["equals_single"])
+                equals_single = None if self.ready.profile else self.entry["equals_single"]
+                self.fault = self.fault or untrue(rows, self.entry["payload_formula"], equals_single)
                 self.experiment.progress.request(source["latency_s"], measured, warmup)
 
         return save

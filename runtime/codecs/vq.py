@@ -32,6 +32,14 @@ class GroupedVQ:
         """codes [T, G] -> x̂ [T, D]."""
         return self.codebook[torch.arange(self.groups), codes].reshape(codes.shape[0], -1)
 
+    def pack(self, x: Tensor) -> Tensor:
+        """x [T, D] -> its codes as they are sent, uint8."""
+        return pack(self.encode(x), self.bits)
+
+    def unpack(self, packed: Tensor, tokens: int) -> Tensor:
+        """The codes [T, G] of so many tokens, as they came."""
+        return unpack(packed, tokens, self.groups, self.bits)
+
 
 def code_bits(codewords: int) -> int:
     """Bits of one code. Raises ValueError unless `codewords` is a power of two from 2 to 65536."""

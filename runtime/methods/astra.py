@@ -9,24 +9,25 @@ coded instead, as they are smaller. In causal models only later devices need the
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from time import perf_counter
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from runtime.codecs.kmeans import kmeans
-from runtime.codecs.vq import GroupedVQ, code_bits, pack, packed_bytes, unpack
+from runtime.codecs.vq import GroupedVQ, code_bits, packed_bytes
 from runtime.collectives import Exchange
+from runtime.hollow import HollowModel, HollowTable, HollowVQ
 from runtime.layer import Context, Layer, Part
 from runtime.methods.method import Method
 from runtime.methods.sequence import neighbours
-from runtime.model import load
+from runtime.model import Weights, load
 from runtime.plan import Plan
 from runtime.shape import Shape
+from runtime.stages import Timed
 
 
 @dataclass(frozen=True)
@@ -61,21 +62,24 @@ class Astra(Method):
     equals_single = False
     own_class_token = True
 
-    def __init__(self, folder: Path, plan: Plan, rank: int, extra: Path | None = None) -> None:
-        super().__init__(folder, plan, rank, extra)
+    def __init__(
+        self, weights: Weights, plan: Plan, rank: int, extra: Path | None = None, stages: Timed | None = None
+    ) -> None:
+        super().__init__(weights, plan, rank, extra, stages)
+        names, layers = streams(self.model.shape, self.options), self.model.layers
+        tabled = self.options.groups == 1 and "input" in names
+        self.codecs: list[dict[str, GroupedVQ | HollowVQ]]
+        self.tables: list[Table | HollowTable | None]
+        if isinstance(self.model, HollowModel):
+            sizes = self.options.groups, code_bits(self.options.codewords), self.model.nothing
+            self.codecs = [{name: HollowVQ(width, *sizes) for name, width in names.items()} for _ in layers]
+            self.tables = [HollowTable(self.model.shape.kv_width, sizes[-1]) if tabled else None for _ in layers]
+            return
         if extra is None:
             raise ValueError("astra needs a file of codebooks")
-        names = streams(self.model.shape, self.options)
         books = load_file(extra)
-        self.codecs = [
-            {name: GroupedVQ(books[f"layers.{i}.{name}"]) for name in names} for i in range(self.model.shape.layers)
-        ]
-        self.tables = [
-            torch.cat(layer.keys_values(codecs["input"].codebook[0]), -1)
-            if "input" in codecs and self.options.groups == 1
-            else None
-            for layer, codecs in zip(self.model.layers, self.codecs, strict=True)
-        ]
+        self.codecs = [{name: GroupedVQ(books[f"layers.{layer.index}.{name}"]) for name in names} for layer in layers]
+        self.tables = [Table(layer, books[f"layers.{layer.index}.input"][0]) if tabled else None for layer in layers]
 
     @classmethod
     def refuse(cls, shape: Shape, options: AstraOptions, devices: int) -> str | None:
@@ -124,6 +128,19 @@ class Astra(Method):
         return x
 
 
+class Table:
+    """Keys and values of one layer by code, where a vector is one code: a lookup in place of a product."""
+
+    def __init__(self, layer: Layer, codewords: Tensor) -> None:
+        """codewords [K, D]."""
+        self._rows = torch.cat(layer.keys_values(codewords), -1)
+
+    def keys_values(self, codes: Tensor) -> tuple[Tensor, Tensor]:
+        """K before rotary and V, each [T, KV width], of codes [T, 1]."""
+        k, v = self._rows.index_select(0, codes[:, 0]).chunk(2, -1)
+        return k, v
+
+
 class Activations(Context):
     """Listens to a one-device run and keeps what would be coded: rows[`layers.<i>.<stream>`] = [T, width] each."""
 
@@ -164,41 +181,34 @@ class CodedContext(Context):
     def _send(self, layer: Layer, coded: dict[str, Tensor]) -> None:
         if not self._receivers:
             return
-        began = perf_counter()
         prefix = self._method.model.shape.prefix
-        packed = []
-        for name, codec in self._method.codecs[layer.index].items():
-            packed.append(pack(codec.encode(coded[name][prefix:].contiguous()), codec.bits))
-        frame = torch.cat(packed)
-        self._method.code_s += perf_counter() - began
+        with layer.stages("encode", layer.index, "code"):
+            codecs = self._method.codecs[layer.index]
+            packed = [codec.pack(coded[name][prefix:].contiguous()) for name, codec in codecs.items()]
+            frame = torch.cat(packed)
         self._exchange.send_to(layer.index, self._receivers, frame)
 
     def parts(self, layer: Layer) -> Iterable[Part]:
         received = self._exchange.receive_from(layer.index, self._senders)
         for ranks in neighbours(layer, self._method.rank, self._senders):
-            k, v = self._keys_values(layer, [self._unpack(layer.index, rank, received[rank]) for rank in ranks])
-            yield layer.part(k, v, self._method.plan.shares[ranks[0]].tokens.start)
+            with layer.stages("decode", layer.index, "code"):
+                decoded = self._decoded(layer.index, {rank: received[rank] for rank in ranks})
+            with layer.stages("expand", layer.index):
+                k, v = layer.keys_values(decoded) if isinstance(decoded, Tensor) else decoded
+                part = layer.part(k, v, self._method.plan.shares[ranks[0]].tokens.start)
+            yield part
 
-    def _unpack(self, index: int, rank: int, frame: Tensor) -> dict[str, Tensor]:
-        began = perf_counter()
-        codecs, tokens = self._method.codecs[index], len(self._method.plan.shares[rank].tokens)
-        packed = frame.chunk(len(codecs))
-        codes = {
-            name: unpack(one, tokens, codec.groups, codec.bits)
-            for one, (name, codec) in zip(packed, codecs.items(), strict=True)
-        }
-        self._method.code_s += perf_counter() - began
-        return codes
-
-    def _keys_values(self, layer: Layer, frames: list[dict[str, Tensor]]) -> tuple[Tensor, Tensor]:
-        """K and V of coded tokens: with one group rows of a table (a lookup in place of a product), else projected."""
-        began = perf_counter()
-        codecs, table = self._method.codecs[layer.index], self._method.tables[layer.index]
-        codes = {name: torch.cat([frame[name] for frame in frames]) for name in codecs}
+    def _decoded(self, index: int, frames: Mapping[int, Tensor]) -> Tensor | tuple[Tensor, Tensor]:
+        """Frames by rank -> inputs of their tokens, of which K and V are to be computed, or these at once."""
+        codecs, table = self._method.codecs[index], self._method.tables[index]
+        unpacked = [self._unpack(codecs, rank, frame) for rank, frame in frames.items()]
+        codes = {name: torch.cat([one[name] for one in unpacked]) for name in codecs}
         if table is not None:
-            k, v = table.index_select(0, codes["input"][:, 0]).chunk(2, -1)
-        elif "k" in codecs:
-            k, v = codecs["k"].decode(codes["k"]), codecs["v"].decode(codes["v"])
-        decoded = codecs["input"].decode(codes["input"]) if table is None and "input" in codecs else None
-        self._method.code_s += perf_counter() - began
-        return (k, v) if decoded is None else layer.keys_values(decoded)
+            return table.keys_values(codes["input"])
+        if "k" in codecs:
+            return codecs["k"].decode(codes["k"]), codecs["v"].decode(codes["v"])
+        return codecs["input"].decode(codes["input"])
+
+    def _unpack(self, codecs: Mapping[str, GroupedVQ | HollowVQ], rank: int, frame: Tensor) -> dict[str, Tensor]:
+        tokens, packed = len(self._method.plan.shares[rank].tokens), frame.chunk(len(codecs))
+        return {name: codec.unpack(one, tokens) for one, (name, codec) in zip(packed, codecs.items(), strict=True)}

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -20,7 +19,7 @@ from torch import Tensor
 from runtime.collectives import Exchange
 from runtime.layer import Given, Layer, Part
 from runtime.methods.method import FLOAT_BYTES, Method, indivisible_heads, positions
-from runtime.model import Model, load
+from runtime.model import Model, Weights
 from runtime.plan import Plan, Span, even_spans
 from runtime.shape import Shape
 
@@ -46,12 +45,12 @@ class Block(Method):
     cuts = "heads"
     equals_single = False
 
-    def load_model(self, folder: Path) -> Model:
+    def load_model(self, weights: Weights) -> Model:
         """Layers cut to this device's heads, but whole where devices join (and with one device, everywhere)."""
-        model = load(folder, heads=self.share.heads)
+        model = weights.load(heads=self.share.heads)
         layers = list(model.layers)
         for index in joined_layers(model.shape.layers, self.options.joins):
-            layers[index] = load(folder, layers=Span(index, index + 1)).layers[0]
+            layers[index] = weights.load(layers=Span(index, index + 1)).layers[0]
         return model.with_layers(layers)
 
     @classmethod
@@ -83,7 +82,8 @@ class Block(Method):
         """Private streams [S, D] -> one stream, each device giving its slice of features."""
         mine = x[:, even_spans(x.shape[1], self.plan.world)[self.rank].slice()].contiguous()
         slices = exchange.all_gather(index, mine).wait() | {self.rank: mine}
-        return torch.cat([slices[rank] for rank in range(self.plan.world)], -1)
+        with self.stages("join", index):
+            return torch.cat([slices[rank] for rank in range(self.plan.world)], -1)
 
     def _by_tokens(self, layer: Layer, x: Tensor, exchange: Exchange) -> Tensor:
         """One full layer, each device computing its span of positions only, then all-gathered."""
@@ -98,7 +98,9 @@ def parts_outside(layer: Layer, x: Tensor, mine: Span) -> Iterator[Part]:
     behind = Span(mine.stop, x.shape[0])
     for span in (Span(0, mine.start), behind):
         if len(span) and not (layer.shape.causal and span is behind):
-            yield layer.part(*layer.keys_values(layer.attention_input(x[span.slice()])), span.start)
+            with layer.stages("expand", layer.index):
+                part = layer.part(*layer.keys_values(layer.attention_input(x[span.slice()])), span.start)
+            yield part
 
 
 def joined_layers(layers: int, joins: int) -> set[int]:

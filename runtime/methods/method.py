@@ -10,9 +10,10 @@ from typing import Any, ClassVar, Literal
 from torch import Tensor
 
 from runtime.collectives import Exchange
-from runtime.model import Model, load
+from runtime.model import Model, Weights
 from runtime.plan import Plan, Span
 from runtime.shape import Shape
+from runtime.stages import Timed
 
 FLOAT_BYTES = 4
 
@@ -34,17 +35,20 @@ class Method:
     equals_single: ClassVar[bool] = True
     own_class_token: ClassVar[bool] = False
 
-    def __init__(self, folder: Path, plan: Plan, rank: int, extra: Path | None = None) -> None:
-        """Load this rank's share of the model in `folder`; `extra` is what `prepare` wrote. Raises BadModel."""
-        self.plan, self.rank, self.extra = plan, rank, extra
+    def __init__(
+        self, weights: Weights, plan: Plan, rank: int, extra: Path | None = None, stages: Timed | None = None
+    ) -> None:
+        """Load this rank's share of the model; `extra` is what `prepare` wrote. Raises BadModel."""
+        self.plan, self.rank, self.extra, self.stages = plan, rank, extra, stages or Timed()
         self.share = plan.shares[rank]
         self.options = self.Options(**plan.options)
-        self.model = self.load_model(folder)
-        self.code_s = 0.0
+        self.model = self.load_model(weights)
+        for layer in self.model.layers:
+            layer.stages = self.stages
 
-    def load_model(self, folder: Path) -> Model:
+    def load_model(self, weights: Weights) -> Model:
         """The weights that this device needs: by default the layers of its share, whole."""
-        return load(folder, layers=self.share.layers)
+        return weights.load(layers=self.share.layers)
 
     @classmethod
     def refuse(cls, shape: Shape, options: Any, devices: int) -> str | None:

@@ -69,9 +69,11 @@ class GatheredContext(Context):
     def parts(self, layer: Layer) -> Iterable[Part]:
         received = self._pending.wait()
         for ranks in neighbours(layer, self._rank, list(received)):
-            joined = torch.cat([received[rank] for rank in ranks])
-            k, v = joined.chunk(2, -1) if self._gather == "kv" else layer.keys_values(joined)
-            yield layer.part(k, v, self._starts[ranks[0]])
+            with layer.stages("expand", layer.index):
+                joined = torch.cat([received[rank] for rank in ranks])
+                k, v = joined.chunk(2, -1) if self._gather == "kv" else layer.keys_values(joined)
+                part = layer.part(k, v, self._starts[ranks[0]])
+            yield part
 
 
 def neighbours(layer: Layer, rank: int, others: Iterable[int]) -> list[list[int]]:

@@ -7,14 +7,13 @@ all-reduces per layer make the sums whole, after which biases are added once. Ev
 from __future__ import annotations
 
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from runtime.collectives import Exchange, all_reduce_bytes
 from runtime.methods.method import FLOAT_BYTES, Method, indivisible_heads, positions
-from runtime.model import Model, load
+from runtime.model import Model, Weights
 from runtime.plan import Plan
 from runtime.shape import Shape
 
@@ -24,8 +23,8 @@ class Tensor(Method):
 
     cuts = "heads"
 
-    def load_model(self, folder: Path) -> Model:
-        return load(folder, heads=self.share.heads)
+    def load_model(self, weights: Weights) -> Model:
+        return weights.load(heads=self.share.heads)
 
     @classmethod
     def refuse(cls, shape: Shape, options: Any, devices: int) -> str | None:
