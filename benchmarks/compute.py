@@ -13,10 +13,7 @@ import argparse
 import statistics
 import sys
 import tempfile
-from collections import deque
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from time import perf_counter
 from typing import Any
 
 import torch
@@ -30,8 +27,8 @@ from agents.place import place  # noqa: E402
 from runtime import families, methods  # noqa: E402
 from runtime.device import Device  # noqa: E402
 from runtime.model import load_shape  # noqa: E402
-from runtime.transport import Traffic, loopback  # noqa: E402
 from testbed.manifest import machine  # noqa: E402
+from testbed.rehearse import rehearsed  # noqa: E402
 
 CASES: list[tuple[str, dict[str, Any]]] = [
     ("tensor", {}),
@@ -41,42 +38,6 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     ("astra", {"groups": 1}),
     ("astra", {"groups": 32}),
 ]
-
-
-class Recorder:
-    """A transport that keeps what it receives."""
-
-    def __init__(self, inner: Any) -> None:
-        self._inner, self.received = inner, deque[Tensor]()
-        self.rank, self.world, self.traffic = inner.rank, inner.world, Traffic()
-        self.send, self.flush, self.close = inner.send, inner.flush, inner.close
-        self.header_at_s = 0.0
-
-    def receive(self, *arguments: Any) -> Tensor:
-        self.received.append(self._inner.receive(*arguments))
-        self.header_at_s = self._inner.header_at_s
-        return self.received[-1]
-
-
-class Player:
-    """A transport that hands out what was recorded, in the same order, and drops what is sent."""
-
-    header_at_s = 0.0
-
-    def __init__(self, recorder: Recorder) -> None:
-        self.rank, self.world, self.traffic = recorder.rank, recorder.world, Traffic()
-        self._frames = list(recorder.received)
-        self._next = deque(self._frames)
-
-    def receive(self, *_: Any) -> Tensor:
-        self.header_at_s = perf_counter()
-        if not self._next:
-            self._next.extend(self._frames)
-        return self._next.popleft()
-
-    def send(self, *_: Any) -> None: ...
-    def flush(self) -> None: ...
-    def close(self) -> None: ...
 
 
 def alone(device: Device, raw: Tensor) -> float:
@@ -92,20 +53,7 @@ def prepared(folder: Path, case: tuple[str, dict[str, Any]], raw: Tensor, device
     plan = place(method, options, shape, len(raw), Cluster(tuple(f"h{i}" for i in range(devices))))
     if wanted := kind.sample_tokens(kind.Options(**options)):
         kind.prepare(folder, kind.Options(**options), [raw] * -(-wanted // len(raw)), extra)
-    recorders = [Recorder(one) for one in loopback.mesh(plan.world, 600.0)]
-    every = [Device(kind(folder, plan, rank, extra), recorders[rank]) for rank in range(plan.world)]
-
-    def serve(device: Device) -> None:
-        torch.set_grad_enabled(False)
-        device.serve(0)
-
-    with ThreadPoolExecutor(plan.world) as pool:
-        served = [pool.submit(serve, device) for device in every[1:]]
-        every[0].infer(0, raw)
-        for one in served:
-            one.result()
-    every[0].transport = Player(recorders[0])
-    return every[0]
+    return rehearsed(plan, folder, extra, raw)[0]
 
 
 def main() -> None:

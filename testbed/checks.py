@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from testbed.statistics import far_outside
 from testbed.store import RunData
-from testbed.summary import good_requests, world_of
+from testbed.summary import good_requests, latencies, world_of
+from testbed.tables import duration
 from testbed.truth import EXACT_WITHIN, leaks
 from testbed.units import show_duration
 
@@ -176,6 +178,22 @@ def _wide(summary: Mapping[str, Any], _run: RunData) -> Iterator[dict[str, Any]]
     yield from _listed(summary, wide)
 
 
+def _far_outside(summary: Mapping[str, Any], run: RunData) -> Iterator[dict[str, Any]]:
+    """Of few requests the quartiles tell nothing."""
+    words = []
+    for m in summary["methods"]:
+        seconds = latencies(run, m["label"])
+        far = far_outside(seconds) if len(seconds) >= FEW_REQUESTS else []
+        if far:
+            worst = max(far, key=lambda request: abs(seconds[request] - m["latency_s"]["median"]))
+            words.append(
+                f"{len(far)} of {len(seconds)} of {m['label']} ({duration(seconds[worst])} "
+                f"against a median of {duration(m['latency_s']['median'])})"
+            )
+    if words:
+        yield {"outside": "; ".join(words)}
+
+
 def _slower(summary: Mapping[str, Any], _run: RunData) -> Iterator[dict[str, Any]]:
     causes: dict[str, list[str]] = {}
     for m in summary["methods"]:
@@ -229,6 +247,7 @@ CHECKS: dict[str, Check] = {
     "leak": _leak,
     "budget": _budget,
     "few": _few,
+    "far-outside": _far_outside,
     "wide": _wide,
     "slower": _slower,
     "no-single": _no_single,

@@ -1,4 +1,5 @@
-"""One or several run folders side by side: `testbed compare RUN...`. The first is what the others are held against."""
+"""One or several run folders or sweeps side by side: `testbed compare RUN...`. The first is what the others are held
+against, request by request where they are the same requests."""
 
 from __future__ import annotations
 
@@ -11,161 +12,197 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from testbed import report, store, tables
+from runtime.errors import RuntimeFault
+from testbed import differences, export, pairing, report, tables
 from testbed.notes import Note, notes
-from testbed.store import RunData
-from testbed.summary import summary
+from testbed.pairing import Point, Side
+from testbed.statistics import geometric_mean
 
 # What a reader must know of any of the runs before comparing them; the rest is in each run's own report.
-ANNOUNCED = ("host-failed", "memory", "inexact", "not-finite", "payload", "leak", "local", "cut-off")
-GIVE_UP = (report.SENT, report.COMPUTE, report.WAITING, "n")
+ANNOUNCED = (
+    "host-failed", "memory", "inexact", "not-finite", "payload", "leak", "far-outside", "local", "dirty", "cut-off",
+)  # fmt: skip
+GIVE_UP = (report.SENT, report.COMPUTE, report.WAITING)
+WHY_MARKED = "Marked: no topology declares it, and a ratio may come from it alone."
+ANYWAY = "--anyway shows them side by side all the same"
+Summary = Mapping[str, Any]
 
 
-def compare(folders: Sequence[Path], console: Console) -> None:
-    """Print a run's report, or for several one row per method and run. Raises StoreError."""
-    runs = [store.load(folder) for folder in folders]
-    summaries = [summary(run) for run in runs]
-    if len(runs) == 1:
-        report.render(summaries[0], runs[0], notes(summaries[0], runs[0]), console)
-        return
-    _heads(runs, summaries, console)
-    tables.print_table(_methods(summaries), console, GIVE_UP)
-    console.print(Text("vs A: how many times as fast as A", "dim"))
-    _announce(runs, summaries, console)
-    for line in differences(runs) or ["nothing that was recorded"]:
-        tables.print_wrapped("Differs: ", line, console)
+class NotComparable(RuntimeFault):
+    """Runs whose figures mean nothing beside each other; a line for each reason."""
 
 
-def _heads(runs: Sequence[RunData], summaries: Sequence[Mapping[str, Any]], console: Console) -> None:
-    """Which letter is which run."""
-    if any(one["untrained"] for one in summaries):
-        console.print(Text(report.UNTRAINED, "bold yellow"))
-    for letter, run, one in zip(_letters(), runs, summaries, strict=False):
-        weights = "untrained (random) weights" if one["untrained"] else f"{run.topology['run'].get('weights')} weights"
-        line = f"{run.topology['name']}, {weights}, {run.manifest.get('started_utc')}, {run.path}"
-        tables.print_wrapped(f"{letter}  ", line, console)
+def compare(
+    folders: Sequence[Path], console: Console, *, anyway: bool = False, out: Path | None = None, force: bool = False
+) -> None:
+    """Print a run's report, or for several one row per method and run; write the export `out`.
 
-
-def _announce(runs: Sequence[RunData], summaries: Sequence[Mapping[str, Any]], console: Console) -> None:
-    """What went wrong, run by run, then the notes that matter, each with the runs that it is about."""
-    announced: dict[Note, list[str]] = {}
-    for letter, run, one in zip(_letters(), runs, summaries, strict=False):
-        report.print_verdict(one["network"], console, f"{letter}  ")
-        for line in report.reasons(one["methods"]):
-            console.print(Text(f"{letter}  {line}", "red"))
-        for note in notes(one, run):
-            if note.code in ANNOUNCED:
-                announced.setdefault(note, []).append(letter)
-    for note, letters in announced.items():
-        report.print_note(note, console, ", ".join(letters))
-
-
-def differences(runs: Sequence[RunData]) -> list[str]:
-    """What may explain different times, one line per setting: those of the machine, the code and the topology.
-
-    Settings of one kind that differ alike share a line: "links.h1 - s1.rate, links.h2 - s1.rate: A 10 Mbit/s; ...".
-    Of a link or switch that a run lacks only the name is told: its settings are compared among the runs that have it.
+    Raises StoreError, NotComparable unless `anyway`, and BadExport before anything is read or written.
     """
-    found = [_settings(run) for run in runs]
-    alike: dict[tuple[str, str], list[str]] = {}
-    for key in dict.fromkeys(key for settings in found for key in settings):
-        everywhere = not key.startswith(("links.", "switches."))
-        values = [
-            (letter, settings.get(key, "none"))
-            for letter, settings in zip(_letters(), found, strict=False)
-            if everywhere or key in settings
-        ]
-        if len({value for _, value in values}) > 1:
-            words = "; ".join(f"{letter} {value}" for letter, value in values)
-            alike.setdefault((key.partition(".")[0], words), []).append(key)
-    return [f"{', '.join(keys)}: {words}" for (_, words), keys in alike.items()]
+    if out is not None:
+        export.check(out, force)
+    sides = pairing.read(folders, anyway)
+    if len(sides) == 1 and not sides[0].sweep:
+        (run,) = sides[0].runs
+        found = pairing.summary_of(sides[0].points[()])
+        report.render(found, run, notes(found, run), console)
+    else:
+        _side_by_side(sides, console, anyway)
+    if out is not None:
+        export.write(sides, out)
+        console.print(f"exported to {out}", soft_wrap=True)
 
 
-def _methods(summaries: Sequence[Mapping[str, Any]]) -> Table:
+def _side_by_side(sides: Sequence[Side], console: Console, anyway: bool) -> None:
+    runs = {side.letter: side.runs for side in sides}
+    refused = differences.refusals(runs)
+    if refused and not anyway:
+        raise NotComparable("\n".join([*(f"not comparable: {why}" for why in refused), ANYWAY]))
+    found = {(side.letter, point): pairing.summary_of(parts) for side in sides for point, parts in side.points.items()}
+    _heads(sides, found, console)
+    for why in refused:
+        tables.print_wrapped("NOT COMPARABLE: ", why, console, "bold red")
+    points = list(dict.fromkeys(point for side in sides for point in side.points))
+    for point in points:
+        if point:
+            tables.print_wrapped("At ", named(point), console, "bold")
+        tables.print_table(_methods(sides, point, found), console, GIVE_UP)
+    if len(points) > 1:
+        _over_points(sides, points, found, console)
+    _legend(sides, points, console)
+    _announce(sides, found, console)
+    _differences(runs, console)
+
+
+def named(point: Point) -> str:
+    """ "run.tokens 256, topology.star.link.rate 10 Mbit/s"."""
+    return ", ".join(f"{axis} {value}" for axis, value in point)
+
+
+def _heads(sides: Sequence[Side], found: Mapping[Any, Summary], console: Console) -> None:
+    """Which letter is which run."""
+    if any(one["untrained"] for one in found.values()):
+        console.print(Text(report.UNTRAINED, "bold yellow"))
+    for side in sides:
+        first = side.runs[0]
+        untrained = any(one["untrained"] for (letter, _), one in found.items() if letter == side.letter)
+        weights = "untrained (random) weights" if untrained else f"{first.topology['run'].get('weights')} weights"
+        size = [f"a sweep of {len(side.runs)} runs at {len(side.points)} points"] * side.sweep
+        computed = list(dict.fromkeys(differences.computed(run) for run in side.runs if differences.replayed(run)))
+        words = [first.topology["name"], *size, weights, *(f"compute {one}" for one in computed)]
+        line = f"{', '.join(words)}, {first.manifest.get('started_utc')}, {side.path}"
+        tables.print_wrapped(f"{side.letter}  ", line, console)
+
+
+def _methods(sides: Sequence[Side], point: Point, found: Mapping[Any, Summary]) -> Table:
     """Rows grouped by method, in the order in which methods first appear."""
+    several = len(sides) > 1
+    versus = ["vs A\n95 % CI"] if several else [report.SPEEDUP]
     table = tables.open_table(
-        "method", "run", "n", "latency\n95 % CI", "vs\nA", report.COMPUTE, report.WAITING, report.SENT
+        "method", "run", "n", "latency\n95 % CI", *versus, report.COMPUTE, report.WAITING, report.SENT
     )
     table.add_column("fidelity", no_wrap=True)
-    by_label = [{method["label"]: method for method in one["methods"]} for one in summaries]
-    for label in dict.fromkeys(label for one in by_label for label in one):
-        reference = by_label[0].get(label, {}).get("latency_s", {}).get("median")
+    here = [(side, found[side.letter, point]) for side in sides if point in side.points]
+    by_label = [(side, {method["label"]: method for method in one["methods"]}) for side, one in here]
+    for label in dict.fromkeys(label for _, methods in by_label for label in methods):
         shown = label
-        for letter, one in zip(_letters(), by_label, strict=False):
-            if method := one.get(label):
-                table.add_row(shown, letter, *_cells(method, reference))
+        for side, methods in by_label:
+            if method := methods.get(label):
+                ratio = _against(sides[0], side, point, label) if several else method["speedup"]
+                table.add_row(shown, side.letter, *_cells(method, ratio))
                 shown = ""
     return table
 
 
-def _cells(method: Mapping[str, Any], reference_s: float | None) -> list[str | Text]:
-    """Count, latency, ratio to the first run, costs, fidelity; a method that did not end well has its status alone."""
+def _against(first: Side, side: Side, point: Point, label: str) -> dict[str, Any]:
+    """How many times as fast a side is as the first, at one point."""
+    if point not in first.points:
+        return {"ratio": None, "ci95": [None, None], "n": 0, "paired": True}
+    return pairing.ratio(first.points[point], side.points[point], label)
+
+
+def _cells(method: Mapping[str, Any], ratio: Mapping[str, Any]) -> list[str | Text]:
+    """Count, latency, ratio, costs, fidelity; a method that did not end well has its status alone."""
     _, count, first, compute, waiting, _, sent, _, fidelity = report.cells(method)
-    own = method["latency_s"]["median"]
-    ratio = report.against(reference_s / own if reference_s and own else None)
-    return [count, first, ratio, compute, waiting, sent, fidelity]
+    return [count, first, report.speedup(ratio, method["requests"]), compute, waiting, sent, fidelity]
 
 
-def _settings(run: RunData) -> dict[str, str]:
-    """What matters for a comparison, flat and in words: "machine.cpu" -> its value."""
-    manifest, topology = run.manifest, run.topology
-    git = manifest.get("git") or {}
-    parts = {
-        "git": {**git, "commit": (git.get("commit") or "unknown")[:8]},
-        **{key: manifest.get(key) for key in ("versions", "machine", "sysctls", "seeds", "shaper")},
-        "backend": topology.get("backend"),
-        **{key: _named(topology.get(key) or {}) for key in ("hosts", "switches")},
-        "links": _named(_links(topology)),
-        "events": topology.get("events"),
-        "run": {key: value for key, value in topology["run"].items() if key != "methods"},
-    }
-    settings = dict(_flat("", parts))
-    settings.pop("machine.load_1min", None)
-    if settings["events"] == "none":
-        del settings["events"]
-    return settings
+def _over_points(
+    sides: Sequence[Side], points: Sequence[Point], found: Mapping[Any, Summary], console: Console
+) -> None:
+    """One row per method and side over all points: geometric means of ratios, and where they lie."""
+    several = len(sides) > 1
+    tables.print_wrapped("Over all points", ": geometric means", console, "bold")
+    more = ("vs A", "from - to") if several else ()
+    table = tables.open_table("method", "run", "points", "vs single", "from - to", *more)
+    labels = dict.fromkeys(method["label"] for one in found.values() for method in one["methods"])
+    for label in labels:
+        for number, side in enumerate(sides):
+            single = [
+                method["speedup"]["ratio"]
+                for point in points
+                for method in found.get((side.letter, point), {"methods": ()})["methods"]
+                if method["label"] == label
+            ]
+            first = [_against(sides[0], side, point, label)["ratio"] for point in points if point in side.points]
+            shown = "" if number else label
+            table.add_row(shown, side.letter, *_means(single, counted=True), *(_means(first) if several else ()))
+    tables.print_table(table, console, ())
 
 
-def _links(topology: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """Every link whole, whether its values stand with it or, shared by all, in defaults.link."""
-    shared = (topology.get("defaults") or {}).get("link") or {}
-    listed = [{"between": link} if isinstance(link, str) else link for link in topology.get("links") or []]
-    return [{**shared, **link} for link in listed]
+def _means(ratios: Sequence[float | None], counted: bool = False) -> list[str]:
+    known = [ratio for ratio in ratios if ratio is not None]
+    ends = f"{report.against(min(known))} - {report.against(max(known))}" if known else tables.NONE
+    return [*([str(len(known))] if counted else []), report.against(geometric_mean(known)), ends]
 
 
-def _named(things: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Hosts, switches or links by their name, a link by its ends, with the list of names in front."""
-    if not isinstance(things, Mapping):
-        links = [(" - ".join(sorted(link["between"].split(" - "))), link) for link in things]
-        things = {name: _from_first(link, turned=name != link["between"]) for name, link in links}
-    return {"": list(things), **things}
+def _legend(sides: Sequence[Side], points: Sequence[Point], console: Console) -> None:
+    """What the ratio is, and for whom it is another."""
+    if len(sides) == 1:
+        console.print(Text(report.SPEEDUP_LEGEND, "dim"))
+        return
+    words = "vs A: how many times as fast as A, the geometric mean over the same requests"
+    console.print(Text(words, "dim"))
+    for side, why in _unpaired(sides, points):
+        tables.print_wrapped(f"Not paired: {side.letter}, ", f"{why}. Its vs A is the ratio of the medians.", console)
 
 
-def _from_first(link: Mapping[str, Any], turned: bool) -> dict[str, Any]:
-    """Settings of a link as seen from the end that its name begins with: `turned`, its directions change names."""
-    other = {"up": "down", "down": "up"} if turned else {}
-    return {other.get(key, key): value for key, value in link.items() if key != "between"}
+def _unpaired(sides: Sequence[Side], points: Sequence[Point]) -> Iterator[tuple[Side, str]]:
+    for side in sides[1:]:
+        both = [point for point in points if point in side.points and point in sides[0].points]
+        why = dict.fromkeys(pairing.not_paired(sides[0].points[point], side.points[point]) for point in both)
+        yield from ((side, words) for words in why if words)
 
 
-def _flat(name: str, value: Any) -> Iterator[tuple[str, str]]:
-    """{"run": {"tokens": 16}} -> ("run.tokens", "16"): no setting is shown as Python writes it."""
-    if isinstance(value, Mapping):
-        for key, inner in value.items():
-            yield from _flat(f"{name}.{key}".strip("."), inner)
-    elif isinstance(value, bool) or value is None:
-        yield name, {True: "yes", False: "no", None: "none"}[value]
-    elif isinstance(value, list | tuple):
-        yield name, ", ".join(map(str, value)) or "none"
-    else:
-        yield name, " ".join(str(value).split())
+def _announce(sides: Sequence[Side], found: Mapping[Any, Summary], console: Console) -> None:
+    """What went wrong, side by side, then the notes that matter, each with the runs that it is about."""
+    announced: dict[Note, list[str]] = {}
+    for side in sides:
+        for words in side.left_out:
+            tables.print_wrapped(f"{side.letter}  left out: ", words, console)
+        for point, parts in side.points.items():
+            one = found[side.letter, point]
+            where = f"{side.letter} at {named(point)}  " if point else f"{side.letter}  "
+            report.print_verdict(one["network"], console, where)
+            for line in (*report.reasons(one["methods"]), *pairing.failures(parts)):
+                console.print(Text(f"{where}{line}", "red"))
+            for note in notes(one, pairing.together(parts)):
+                if note.code in ANNOUNCED and side.letter not in announced.setdefault(note, []):
+                    announced[note].append(side.letter)
+    for note, which in announced.items():
+        report.print_note(note, console, ", ".join(which))
 
 
-def _letters() -> Iterator[str]:
-    """A, B, ... Z, A1, B1, ..."""
-    number = 0
-    while True:
-        yield from (f"{chr(ord('A') + i)}{number or ''}" for i in range(26))
-        number += 1
+def _differences(runs: Mapping[str, Any], console: Console) -> None:
+    """First what a ratio may come from although nobody declared it, then what is compared."""
+    found = differences.differences(runs)
+    marked = [one for one in found if one.marked]
+    for one in marked:
+        tables.print_wrapped("Marked: ", str(one), console)
+    if marked:
+        console.print(Text(WHY_MARKED, "dim"))
+    for words in [str(one) for one in found if not one.marked] or ["nothing that was declared"] * (len(runs) > 1):
+        tables.print_wrapped("Differs: ", words, console, "bold")
 
 
 if __name__ == "__main__":

@@ -76,6 +76,11 @@ TEXTS: dict[str, tuple[str, str, str]] = {
         "under 6 requests no interval of the median can promise more than its range",
         "raise run.repeats before claiming a difference",
     ),
+    "far-outside": (
+        "far from the other requests: {outside}",
+        "something else on this machine, a retransmission, or an event of the file",
+        "none is left out: read the median, which they hardly move, and look these up in records.jsonl",
+    ),
     "wide": (
         "{labels}: the interval is wider than a tenth of the median",
         "other work on this machine, too few requests, or retransmissions",

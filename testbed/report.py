@@ -13,12 +13,14 @@ from rich.table import Table
 from rich.text import Text
 
 from testbed import evidence, linktable, probe
+from testbed.differences import computed, replayed
 from testbed.notes import Note
 from testbed.store import RunData
 from testbed.tables import NONE, digits, duration, open_table, print_table, print_wrapped, size
 
 CLOCK_NOISE_S = 1e-5  # under 10 us a row tells of the clock and of Python, not of a network
 COMPUTE, WAITING, INPUT, SENT = "compute", "waiting", "input\nresult", "sent\non wire"
+SPEEDUP = "vs single\n95 % CI"
 REASONS = 4  # of a verdict: the others are in the run folder
 NOT_JUDGED = 4  # lines; the others are in links.json
 VERDICTS = {  # those that a reader must know of before the figures
@@ -26,7 +28,7 @@ VERDICTS = {  # those that a reader must know of before the figures
     "unverified": ("NOT VERIFIED", "bold yellow"),
     "degraded": ("DEGRADED, the network was not emulated exactly", "bold yellow"),
 }
-METHODS_GIVE_UP = (INPUT, SENT, COMPUTE, WAITING, "vs\nsingle", "n")
+METHODS_GIVE_UP = (INPUT, SENT, COMPUTE, WAITING, SPEEDUP)  # never n
 UNTRAINED = (
     "Untrained (random) weights: times, bytes and errors against single hold, but the "
     "results mean nothing; for an accuracy of anything use weights: pretrained."
@@ -35,12 +37,12 @@ LEGEND = (
     "input: handing it out, result: collecting it; sent: payload between layers of "
     "the device that sent most, on wire: all that left; -: none, or under 10 us"
 )
+SPEEDUP_LEGEND = "vs single: geometric mean over the same requests; n= where those are fewer"
 
 
 def render(summary: Mapping[str, Any], run: RunData, notes: Sequence[Note], console: Console) -> None:
     """Print what a run found: untrained weights first, then links, methods and notes. Fits 80 columns."""
-    if summary["untrained"]:
-        console.print(Text(UNTRAINED, "bold yellow"))
+    _say_first(summary, run, console)
     if run.links:
         render_links(run.links, console)
         for line in not_judged(run.links):
@@ -52,12 +54,23 @@ def render(summary: Mapping[str, Any], run: RunData, notes: Sequence[Note], cons
     print_verdict(summary["network"], console)
     print_table(methods_table(summary["methods"]), console, METHODS_GIVE_UP)
     console.print(Text(LEGEND, "dim"))
+    console.print(Text(SPEEDUP_LEGEND, "dim"))
+    if words := tails(summary["methods"]):
+        print_wrapped("", words, console)
     for line in reasons(summary["methods"]):
         console.print(Text(line, "red"))
     if notes:
         console.print()
     for note in notes:
         print_note(note, console)
+
+
+def _say_first(summary: Mapping[str, Any], run: RunData, console: Console) -> None:
+    """What the figures are not, before any is shown."""
+    if summary["untrained"]:
+        console.print(Text(UNTRAINED, "bold yellow"))
+    if replayed(run):
+        print_wrapped("Compute ", f"{computed(run)}: devices waited those times and sent real bytes", console)
 
 
 def render_links(links: Sequence[Mapping[str, Any]], console: Console) -> None:
@@ -86,7 +99,7 @@ def print_verdict(network: Mapping[str, Any], console: Console, which: str = "")
 
 def methods_table(methods: Sequence[Mapping[str, Any]]) -> Table:
     """One row per method; a failed or skipped one says so in place of a latency, see `reasons`."""
-    table = open_table("method", "n", "latency\n95 % CI", COMPUTE, WAITING, INPUT, SENT, "vs\nsingle")
+    table = open_table("method", "n", "latency\n95 % CI", COMPUTE, WAITING, INPUT, SENT, SPEEDUP)
     table.add_column("fidelity", no_wrap=True)
     for method in methods:
         table.add_row(*cells(method))
@@ -130,6 +143,28 @@ def against(speedup: float | None) -> str:
     )
 
 
+def speedup(ratio: Mapping[str, Any], requests: int) -> str:
+    """ "1.99x", below it its interval, and how many requests stand in it if not all that the row has."""
+    if ratio["ratio"] is None:
+        return NONE
+    low, high = ratio["ci95"]
+    lines = [against(ratio["ratio"])]
+    if low is not None and not low == high == 1:  # single against itself
+        lines.append(f"{against(low)[:-1]}-{against(high)[:-1]}")
+    return "\n".join([*lines, *([f"n={ratio['n']}"] if ratio["n"] != requests else [])])
+
+
+def tails(methods: Sequence[Mapping[str, Any]]) -> str:
+    """p95 and p99 of the methods that had enough requests for them; nothing where none had."""
+    words = []
+    for method in methods:
+        known = [
+            f"{key} {duration(value)}" for key in ("p95", "p99") if (value := method["latency_s"][key]) is not None
+        ]
+        words += [f"{method['label']} {', '.join(known)} (n {method['requests']})"] if known else []
+    return f"latency of the slowest requests: {'; '.join(words)}" if words else ""
+
+
 def error(value: float) -> str:
     """1.23e-06 -> "1.2e-6"."""
     number, power = f"{value:.1e}".split("e")
@@ -160,7 +195,7 @@ def cells(method: Mapping[str, Any]) -> list[str | Text]:
         str(method["requests"]),
         latency(method),
         *costs(method),
-        against(method["speedup_over_single"]),
+        speedup(method["speedup"], method["requests"]),
         fidelity(method),
     ]
 

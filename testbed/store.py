@@ -14,19 +14,27 @@ from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, BinaryIO, Self
 
 from runtime.record import Record
 
 SCHEMA_VERSION = 1
 TOPOLOGY, MANIFEST, LINKS = "run.yaml", "manifest.json", "links.json"
 METHODS, RECORDS, SUMMARY = "methods.json", "records.jsonl", "summary.json"
+TIMELINE, PROFILE = "timeline.jsonl", "profile.yaml"
 WATCH, CHANGES, CONTROL = "watch.json", "changes.json", "control.json"
-NUMBERS = tuple(f.name for f in fields(Record) if f.name not in ("wire_bytes", "error"))
+LATER: dict[str, Any] = {"late_s": None}  # fields that rows of older folders lack
+NUMBERS = tuple(f.name for f in fields(Record) if f.name not in ("wire_bytes", "error", *LATER))
 NEEDED: dict[str, type | tuple[type, ...]] = {
     **dict.fromkeys(NUMBERS, (int, float)),
     **dict.fromkeys(("host", "method", "label"), str),
     "warmup": bool,
+}
+OF_A_TIMELINE: dict[str, type | tuple[type, ...]] = {
+    **dict.fromkeys(("request", "rank", "began_s"), (int, float)),
+    **dict.fromkeys(("host", "label"), str),
+    "warmup": bool,
+    "spans": list,
 }
 
 
@@ -49,6 +57,7 @@ class RunData:
     watch: list[dict[str, Any]] = field(default_factory=list)
     changes: list[dict[str, Any]] = field(default_factory=list)
     control: dict[str, Any] | None = None
+    timeline: list[dict[str, Any]] = field(default_factory=list)
 
 
 class RunFolder:
@@ -57,8 +66,9 @@ class RunFolder:
     def __init__(self, path: Path, owner: tuple[int, int] | None) -> None:
         self.path = path
         self._owner = owner
-        self._records = (path / RECORDS).open("ab")
-        _give(path / RECORDS, owner)
+        self._records, self._timeline = ((path / name).open("ab") for name in (RECORDS, TIMELINE))
+        for name in (RECORDS, TIMELINE):
+            _give(path / name, owner)
 
     @classmethod
     def create(cls, name: str, out: Path | None = None, runs: Path | None = None) -> RunFolder:
@@ -76,12 +86,19 @@ class RunFolder:
 
     def append_record(self, row: Mapping[str, Any]) -> None:
         """Add one row of records.jsonl; it is on disk when this returns. Raises StoreError."""
+        self._append(self._records, row)
+
+    def append_timeline(self, row: Mapping[str, Any]) -> None:
+        """Add one row of timeline.jsonl, where the time of one device went in one request. Raises StoreError."""
+        self._append(self._timeline, row)
+
+    def _append(self, file: BinaryIO, row: Mapping[str, Any]) -> None:
         try:
-            self._records.write(json.dumps(finite(row), allow_nan=False).encode() + b"\n")
-            self._records.flush()
-            os.fsync(self._records.fileno())
+            file.write(json.dumps(finite(row), allow_nan=False).encode() + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
         except OSError as error:
-            raise StoreError(f"{self.path / RECORDS}: cannot be written: {error.strerror}") from None
+            raise StoreError(f"{file.name}: cannot be written: {error.strerror}") from None
 
     def write_json(self, name: str, content: Any) -> None:
         """Replace a file of the folder by `content` as JSON. Raises StoreError."""
@@ -112,8 +129,9 @@ class RunFolder:
         return path
 
     def close(self) -> None:
-        """Close records.jsonl and give every file of the folder to the invoking user. Safe to call twice."""
+        """Close the files and give every one of the folder to the invoking user. Safe to call twice."""
         self._records.close()
+        self._timeline.close()
         for path in self.path.rglob("*"):
             _give(path, self._owner)
 
@@ -127,31 +145,38 @@ class RunFolder:
 
 
 def load(path: Path) -> RunData:
-    """Read a run folder, finished or not. Raises StoreError for a folder that is none, or damaged.
+    """Read a run folder, finished or not, of this version or an older one: what that lacks is as it was then.
 
     Only a last line of records.jsonl that was cut off (the run was killed while it wrote) is passed over, and said so.
+    Raises StoreError for a folder that is none, is damaged, or was written by a newer program.
     """
     for name in (TOPOLOGY, MANIFEST):
         if not (path / name).is_file():
             raise StoreError(f"{path}: not a run folder (it has no {name})")
-    manifest = _json(path / MANIFEST, dict)
-    if manifest.get("schema_version") != SCHEMA_VERSION:
-        found = manifest.get("schema_version")
-        raise StoreError(f"{path / MANIFEST}: schema_version = {found}: this program reads {SCHEMA_VERSION}")
-    records, skipped = _records(path / RECORDS)
+    manifest = {"compute": "real", **_json(path / MANIFEST, dict)}
+    _refuse_newer(path / MANIFEST, manifest.get("schema_version"))
+    records, skipped = _rows(path / RECORDS, NEEDED)
+    timeline, cut_off = _rows(path / TIMELINE, OF_A_TIMELINE)
     return RunData(
         path=path,
         topology=_topology(path / TOPOLOGY),
         manifest=manifest,
         links=_entries(path / LINKS, ("from", "to")),
         methods=_entries(path / METHODS, ("method", "label", "status")),
-        records=records,
+        records=[{**LATER, **row} for row in records],
         summary=_object(path / SUMMARY),
-        skipped=skipped,
+        skipped=(*skipped, *cut_off),
         watch=_entries(path / WATCH, ("label", "verdict")),
         changes=_entries(path / CHANGES, ("label", "where", "what")),
         control=_object(path / CONTROL),
+        timeline=timeline,
     )
+
+
+def _refuse_newer(path: Path, version: Any) -> None:
+    if type(version) is not int or not 1 <= version <= SCHEMA_VERSION:
+        newer = "written by a newer program, " if type(version) is int and version > SCHEMA_VERSION else ""
+        raise StoreError(f"{path}: schema_version = {version}: {newer}this one reads 1 to {SCHEMA_VERSION}")
 
 
 def finite(value: Any) -> Any:
@@ -171,8 +196,8 @@ def invoking_user(environ: Mapping[str, str]) -> tuple[int, int] | None:
     return (int(uid), int(gid)) if os.geteuid() == 0 and uid.isdecimal() and gid.isdecimal() else None
 
 
-def _records(path: Path) -> tuple[list[dict[str, Any]], tuple[str, ...]]:
-    """Rows of records.jsonl and what was passed over."""
+def _rows(path: Path, needed: Mapping[str, Any]) -> tuple[list[dict[str, Any]], tuple[str, ...]]:
+    """Rows of a file of lines, each with at least these keys of these types, and what was passed over."""
     if not path.exists():
         return [], ()
     try:
@@ -188,7 +213,7 @@ def _records(path: Path) -> tuple[list[dict[str, Any]], tuple[str, ...]]:
             if number == last:
                 return rows, (f"{path}:{number}: the last line is cut off and was skipped",)
             raise StoreError(f"{path}:{number}: not JSON; the file was damaged after it was written") from None
-        wrong = isinstance(row, dict) and [k for k, kind in NEEDED.items() if not isinstance(row.get(k), kind)]
+        wrong = isinstance(row, dict) and [k for k, kind in needed.items() if not isinstance(row.get(k), kind)]
         if wrong or not isinstance(row, dict):
             raise StoreError(f"{path}:{number}: not a record ({', '.join(wrong or ['no object'])})")
         rows.append(row)

@@ -3,8 +3,9 @@
 One entry per method. Times in seconds, sizes in bytes, each a median over the measured requests (warm-up rows stay in
 records.jsonl and are counted in `warmups`):
 
-latency_s: {"median", "p95", "mean", "min", "ci95": [lo, hi]}; p95 is null under 20 requests, where it would be the
-    maximum by another name, and ci95 [null, null] under 3.
+latency_s: {"n", "median", "p95", "p99", "mean", "min", "ci95": [lo, hi], "mean_ci95": [lo, hi]}; p95 is null under 20
+    requests and p99 under 500, where they would be the maximum by another name, and the intervals (ci95 is of the
+    median) are [null, null] under 3.
 latency_s, gather_s: of the source device, on its clock; gather_s from the first byte of a result to the whole result.
 compute_s, code_s, exchange_wait_s, scatter_s: of the critical device, that is the largest over ranks in each request
     (scatter_s: from the first byte of its input to the last). They are medians of maxima, so they need not add up to
@@ -12,15 +13,21 @@ compute_s, code_s, exchange_wait_s, scatter_s: of the critical device, that is t
 payload_bytes, messages, wire_bytes: per rank and request: exchanges between layers; frames of them; growth of the
     interface counters (null per rank without an interface of its own, where nothing crosses a network card).
 speedup_over_single: median of single / this median, null without a good single.
+speedup: the same request by request: {"ratio", "ci95": [lo, hi], "n"}, the geometric mean of single / this over the n
+    requests that both have measured, with its paired bootstrap interval; the figure of the tables.
 fidelity: against single on the same input: largest max_abs_error, smallest cosine, share of equal top-1, largest kl
     over the measured requests; null where it does not apply or was not finite.
 
 network: {"verdict", "reasons"}, see `testbed.evidence`: only a run whose verdict is "ok" is a result as declared, and
     "degraded" says how far from it. network of a method: what was seen while its requests ran.
+compute: "real", or "replayed": devices waited the times of `profile` (its name, else null) and sent real bytes.
 control: what Ray cost beside the links: {"nodes", "ray_up_s", "memory_bytes", "bytes_per_s"}, null where it never ran.
 
 A request counts when every device reported it without error. A failed method keeps what its good requests showed,
-except latency_s and the speedup, which are null: it did not do what was asked.
+except latency_s and the speedups, which are null: it did not do what was asked.
+
+schema_version rises when a key goes or changes what it means, not when one is added: readers pass over what they do not
+know. `testbed.store.load` reads every version up to its own.
 """
 
 from __future__ import annotations
@@ -29,7 +36,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from testbed import evidence
-from testbed.statistics import median, spread
+from testbed.statistics import median, paired_ratio, spread
 from testbed.store import SCHEMA_VERSION, RunData
 
 Row = Mapping[str, Any]
@@ -42,14 +49,18 @@ def summary(run: RunData) -> dict[str, Any]:
     rows = {method["label"]: [r for r in run.records if r["label"] == method["label"]] for method in run.methods}
     methods = [_method(method, rows[method["label"]], source) for method in run.methods]
     single = next((m["latency_s"]["median"] for m in methods if m["method"] == "single"), None)
+    alone = next((latencies(run, method["label"]) for method in run.methods if method["method"] == "single"), {})
     for method in methods:
         own = method["latency_s"]["median"]
         method["speedup_over_single"] = single / own if single and own else None
+        method["speedup"] = paired_ratio(alone, latencies(run, method["label"]))
         method["network"] = evidence.method_verdict(run, method["label"])
     return {
         "schema_version": SCHEMA_VERSION,
         "name": run.topology["name"],
         "untrained": run.topology["run"].get("weights") == "random",
+        "compute": run.manifest.get("compute", "real"),
+        "profile": (run.manifest.get("profile") or {}).get("name"),
         "network": evidence.network(run),
         "control": run.control,
         "methods": methods,
@@ -63,6 +74,18 @@ def good_requests(rows: Sequence[Row], world: int, source: str | None) -> list[R
         requests.setdefault(row["request"], {})[row["rank"]] = row
     complete = [[ranks[rank] for rank in sorted(ranks)] for _, ranks in sorted(requests.items()) if len(ranks) == world]
     return [rows for rows in complete if not any(row.get("error") for row in rows) and _source(rows, source)]
+
+
+def latencies(run: RunData, label: str) -> dict[int, float]:
+    """Request -> seconds on the source device, of the measured requests of a method; none of one that failed."""
+    method = next((one for one in run.methods if one["label"] == label), None)
+    if method is None or method["status"] != "ok":
+        return {}
+    source = run.topology["run"].get("source")
+    rows = [row for row in run.records if row["label"] == label]
+    requests = good_requests(rows, world_of(method, rows), source)
+    home = [row for request in requests if not request[0]["warmup"] and (row := _source(request, source))]
+    return {row["request"]: row["latency_s"] for row in home}
 
 
 def world_of(method: Row, rows: Sequence[Row]) -> int:

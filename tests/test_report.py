@@ -10,10 +10,12 @@ from rich.console import Console
 
 from runtime.record import Record
 from testbed import report, tables
-from testbed.compare import compare, differences
+from testbed.compare import compare
+from testbed.differences import differences
 from testbed.manifest import manifest
 from testbed.notes import Note
 from testbed.progress import Progress, time_left_s
+from testbed.statistics import spread
 from testbed.store import RunData, RunFolder, load
 from testbed.summary import summary
 
@@ -93,9 +95,11 @@ def test_the_table_shows_what_was_measured(tmp_path: Path) -> None:
     lines = shown(saved(tmp_path / "out"))
     assert line_of(lines, "single") == "single 3 500 ms 250 ms - - 0 B 1.00x err 2.0e-6"
     assert line_of(lines, "sequence") == "sequence 3 200 ms 100 ms 50 ms 20 ms 1.81 MB 2.50x err 2.0e-6"
+    sequence = next(i for i, line in enumerate(lines) if line.startswith("sequence"))
+    assert lines[sequence + 1].split() == ["200-200", "ms", "-", "1.81", "MB", "2.50-2.50"]
     astra = next(i for i, line in enumerate(lines) if line.startswith("astra G=32"))
     assert "320 B" in lines[astra] and "5.00x" in lines[astra] and "cos 0.9876" in lines[astra]
-    assert lines[astra + 1].split() == ["100-100", "ms", "-", "1320", "B", "top-1", "100%"]
+    assert lines[astra + 1].split() == ["100-100", "ms", "-", "1320", "B", "5.00-5.00", "top-1", "100%"]
 
 
 def test_a_failed_method_says_so_with_the_reason_underneath(tmp_path: Path) -> None:
@@ -338,8 +342,9 @@ def test_two_runs_stand_side_by_side_with_what_differs(tmp_path: Path) -> None:
     first = next(i for i, line in enumerate(lines) if line.startswith("sequence"))
     assert lines[first].split()[1:6] == ["A", "3", "200", "ms", "1.00x"]
     assert lines[first + 2].split()[:5] == ["B", "3", "100", "ms", "2.00x"]
+    assert lines[first + 3].split()[:3] == ["100-100", "ms", "2.00-2.00"]
     assert "Differs: run.weights: A pretrained; B random" in lines
-    assert any(line.startswith("Differs: machine.cpu") for line in lines)
+    assert "Marked: machine.cpu: A cpu of pretrained; B cpu of random" in lines
     assert not any("machine.cores" in line for line in lines)
     assert lines[0].startswith("Untrained") and "A  tensor failed: h2 lost in layer 3: its connection ended" in lines
     assert not any(line.startswith("Note") for line in lines)
@@ -381,7 +386,7 @@ def test_differences_are_words_and_alike_ones_share_a_line(tmp_path: Path) -> No
 def test_runs_that_are_alike_say_so_and_share_their_notes(tmp_path: Path) -> None:
     local = "hosts: {h1: {}, h2: {}}\nbackend: local"
     note, last = differing(tmp_path, local, local)
-    assert note.startswith("Note A, B: nothing was shaped.") and last == "Differs: nothing that was recorded"
+    assert note.startswith("Note A, B: nothing was shaped.") and last == "Differs: nothing that was declared"
 
 
 def test_a_commit_is_eight_digits(tmp_path: Path) -> None:
@@ -390,8 +395,9 @@ def test_a_commit_is_eight_digits(tmp_path: Path) -> None:
         path = tmp_path / name / "manifest.json"
         known = json.loads(path.read_text())
         path.write_text(json.dumps({**known, "git": {"commit": name * 40, "dirty": name == "a"}}))
-    lines = differences([load(tmp_path / name) for name in "ab"])
-    assert lines == ["git.commit: A aaaaaaaa; B bbbbbbbb", "git.dirty: A yes; B no"]
+    found = differences({name.upper(): [load(tmp_path / name)] for name in "ab"})
+    assert [str(one) for one in found] == ["git.commit: A aaaaaaaa; B bbbbbbbb", "git.dirty: A yes; B no"]
+    assert all(one.marked for one in found)
 
 
 @pytest.mark.parametrize(
@@ -399,6 +405,15 @@ def test_a_commit_is_eight_digits(tmp_path: Path) -> None:
 )
 def test_ratios_are_never_powers_of_ten(ratio: float | None, words: str) -> None:
     assert report.against(ratio) == words
+
+
+@pytest.mark.parametrize(
+    ("count", "words"), [(19, ""), (20, "slow p95 1.95 s (n 20)"), (500, "slow p95 1.95 s, p99 1.99 s (n 500)")]
+)
+def test_slow_requests_are_told_of_methods_that_had_enough(count: int, words: str) -> None:
+    seconds = spread([1 + number / (count - 1) for number in range(count)])
+    told = report.tails([{"label": "slow", "requests": count, "latency_s": seconds}])
+    assert told == (f"latency of the slowest requests: {words}" if words else "")
 
 
 class Clock:

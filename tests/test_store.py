@@ -15,6 +15,7 @@ from runtime.record import Record
 from testbed import store
 from testbed.manifest import checkout, manifest
 from testbed.store import RunFolder, StoreError, load
+from testbed.summary import summary
 
 RUN_YAML = "name: tiny\nbackend: local\nhosts: {h1: {}, h2: {}}\nrun: {source: h1, model: vit-base, tokens: 16}\n"
 
@@ -139,8 +140,37 @@ def test_a_foreign_folder_and_a_newer_schema_are_refused(tmp_path: Path) -> None
         load(tmp_path)
     path = filled(tmp_path / "out")
     (path / "manifest.json").write_text('{"schema_version": 99}')
-    with pytest.raises(StoreError, match="schema_version = 99"):
+    with pytest.raises(
+        StoreError, match="schema_version = 99: written by a newer program, this one reads 1 to 1"
+    ) as told:
         load(path)
+    assert str(path / "manifest.json") in str(told.value) and "\n" not in str(told.value)
+
+
+@pytest.mark.parametrize("version", ["null", "0", "-1", "true", '"1"', "1.5"])
+def test_what_is_no_version_is_refused(tmp_path: Path, version: str) -> None:
+    path = filled(tmp_path / "out")
+    (path / "manifest.json").write_text(f'{{"schema_version": {version}}}')
+    with pytest.raises(StoreError, match=r"schema_version = .*: this one reads 1 to 1"):
+        load(path)
+
+
+def test_a_folder_that_an_older_program_wrote_is_read() -> None:
+    old = Path(__file__).parent / "data" / "run_v1"
+    kept = json.loads((old / "summary.json").read_text())
+    run = load(old)
+    assert json.loads((old / "manifest.json").read_text()).keys().isdisjoint({"compute", "profile"})
+    assert run.manifest["compute"] == "real" and run.timeline == []
+    assert all(row["late_s"] is None for row in run.records)
+    found = summary(run)
+    assert found["schema_version"] >= kept["schema_version"] == 1
+    assert [m["label"] for m in found["methods"]] == ["single", "sequence", "astra G=1 K=64"]
+    for new, was in zip(found["methods"], kept["methods"], strict=True):
+        assert new["latency_s"]["median"] == was["latency_s"]["median"] and new["latency_s"]["n"] == 6
+        # Every figure of then is still there and the same; the interval is drawn in another way since.
+        assert {key: new[key] for key in was if key != "latency_s"} == {
+            k: v for k, v in was.items() if k != "latency_s"
+        }
 
 
 def test_out_must_be_new_or_empty(tmp_path: Path) -> None:
@@ -184,7 +214,7 @@ def test_replacing_a_file_leaves_no_draft(tmp_path: Path) -> None:
     with RunFolder.create("tiny", tmp_path / "out") as folder:
         folder.write_json("methods.json", [1])
         folder.write_json("methods.json", [1, 2])
-    assert sorted(path.name for path in folder.path.iterdir()) == ["methods.json", "records.jsonl"]
+    assert sorted(path.name for path in folder.path.iterdir()) == ["methods.json", "records.jsonl", "timeline.jsonl"]
 
 
 @pytest.mark.root

@@ -11,7 +11,6 @@ import pytest
 from runtime.record import Record
 from testbed.manifest import manifest
 from testbed.notes import TEXTS, Note, notes
-from testbed.statistics import interval, spread
 from testbed.store import RunData, RunFolder, load
 from testbed.summary import summary
 
@@ -24,7 +23,7 @@ run: {{source: h1, model: vit-base, weights: {weights}, tokens: 16, repeats: {re
 MACHINE = {"cores": 8}
 CONTRACT = {
     "method", "label", "options", "status", "requests", "latency_s", "compute_s", "code_s", "exchange_wait_s",
-    "scatter_s", "gather_s", "payload_bytes", "wire_bytes", "messages", "speedup_over_single", "fidelity",
+    "scatter_s", "gather_s", "payload_bytes", "wire_bytes", "messages", "speedup_over_single", "speedup", "fidelity",
 }  # fmt: skip
 
 
@@ -120,7 +119,8 @@ def test_the_summary_is_the_contract(tmp_path: Path) -> None:
     assert found["name"] == "star2" and found["schema_version"] == 1
     for entry in found["methods"]:
         assert set(entry) >= CONTRACT
-        assert set(entry["latency_s"]) == {"median", "p95", "mean", "min", "ci95"}
+        assert set(entry["latency_s"]) == {"n", "median", "p95", "p99", "mean", "min", "ci95", "mean_ci95"}
+        assert set(entry["speedup"]) == {"ratio", "ci95", "n"}
         assert set(entry["fidelity"]) >= {"max_abs_error", "cosine", "top1_agreement"}
     json.dumps(found, allow_nan=False)
 
@@ -136,7 +136,11 @@ def test_times_and_bytes_are_the_medians_of_the_measured_requests(tmp_path: Path
     assert (entry["payload_bytes"], entry["messages"], entry["wire_bytes"]) == ([70, 70], [12, 12], [102, 202])
     assert entry["payload_matches_formula"] is True
     assert entry["speedup_over_single"] == pytest.approx(1.0 / 0.5)
-    assert of(summary(load(tmp_path / "out")), "single")["speedup_over_single"] == 1.0
+    assert entry["latency_s"]["n"] == 3
+    assert entry["speedup"]["n"] == 3  # request by request: 0.9 / 0.4, 1.0 / 0.5, 1.3 / 0.7
+    assert entry["speedup"]["ratio"] == pytest.approx((0.9 / 0.4 * 1.0 / 0.5 * 1.3 / 0.7) ** (1 / 3))
+    single = of(summary(load(tmp_path / "out")), "single")
+    assert single["speedup_over_single"] == 1.0 and single["speedup"] == {"ratio": 1.0, "ci95": [1.0, 1.0], "n": 3}
 
 
 def test_a_host_without_its_own_interface_has_null_wire_bytes(tmp_path: Path) -> None:
@@ -155,7 +159,9 @@ def test_a_failed_method_keeps_its_rows_but_gets_no_latency(tmp_path: Path) -> N
     run = saved(tmp_path / "out", [method("single", [0]), failed], records)
     entry = of(summary(run), "sequence")
     assert (entry["status"], entry["error"], entry["failed_host"]) == ("failed", "h2 lost in layer 3", "h2")
-    assert entry["latency_s"] == {"median": None, "p95": None, "mean": None, "min": None, "ci95": [None, None]}
+    nothing = dict.fromkeys(("median", "p95", "p99", "mean", "min"))
+    assert entry["latency_s"] == {"n": 0, **nothing, "ci95": [None, None], "mean_ci95": [None, None]}
+    assert entry["speedup"] == {"ratio": None, "ci95": [None, None], "n": 0}
     assert entry["speedup_over_single"] is None and entry["requests"] == 1 and entry["payload_bytes"] == [70, 70]
     assert of(summary(run), "single")["status"] == "ok" and len(run.records) == 4
 
@@ -182,34 +188,6 @@ def test_fidelity_is_the_worst_of_the_measured_requests(tmp_path: Path) -> None:
     assert entry["fidelity"] == {
         "max_abs_error": 0.3, "cosine": 0.95, "top1_agreement": pytest.approx(2 / 3), "kl": 0.02,
     }  # fmt: skip
-
-
-@pytest.mark.parametrize("values", [[0.5], [0.5, 0.6]])
-def test_no_interval_of_one_or_two_values(values: list[float]) -> None:
-    assert interval(values) == [None, None]
-
-
-def test_the_interval_holds_the_median_and_is_the_same_each_time() -> None:
-    values = [1.0, 1.1, 1.2, 1.3, 1.4, 1.5, 1.6, 9.0]
-    low, high = interval(values)
-    assert low is not None and high is not None
-    assert 1.0 <= low < median(values) < high <= 9.0
-    assert interval(values) == [low, high] == interval(values[::-1])
-    assert interval([2.0] * 5) == [2.0, 2.0]
-
-
-def test_the_interval_covers_the_true_median_about_as_often_as_it_says() -> None:
-    import numpy as np
-
-    draws = np.random.default_rng(1).exponential(size=(200, 15))
-    hits = sum(low <= np.log(2) <= high for low, high in (interval(list(draw)) for draw in draws))
-    assert 0.87 <= hits / 200 <= 0.99
-
-
-def test_p95_needs_twenty_requests_and_no_outlier_is_dropped() -> None:
-    assert spread([1.0] * 19)["p95"] is None
-    assert spread([1.0] * 19 + [100.0])["p95"] == pytest.approx(5.95)
-    assert spread([1.0] * 19 + [100.0])["mean"] == pytest.approx(5.95)
 
 
 def test_a_good_run_has_no_alarming_note(tmp_path: Path) -> None:
@@ -331,6 +309,17 @@ def test_an_interval_that_is_wide_although_there_are_enough_requests_is_named(tm
     records = [row for number in range(6) for row in rows("sequence", number, 0.5 + number % 2)]
     found = codes(saved(tmp_path / "out", [method("sequence", [0, 0])], records, repeats=6))
     assert found["wide"].seen.startswith("sequence: the interval") and "few" not in found
+
+
+def test_requests_far_from_the_others_are_counted_and_kept(tmp_path: Path) -> None:
+    times = [0.50, 0.51, 0.52, 0.53, 0.54, 0.55, 0.56, 0.57, 2.5]
+    records = [row for number, time_s in enumerate(times) for row in rows("sequence", number, time_s)]
+    run = saved(tmp_path / "out", [method("sequence", [0, 0])], records, repeats=9)
+    found = codes(run)["far-outside"]
+    assert found.seen == "far from the other requests: 1 of 9 of sequence (2.5 s against a median of 540 ms)"
+    assert of(summary(run), "sequence")["latency_s"]["mean"] == pytest.approx(sum(times) / 9)
+    quiet = [row for number in range(9) for row in rows("sequence", number, 0.5 + (number == 8) * 0.001)]
+    assert "far-outside" not in codes(saved(tmp_path / "quiet", [method("sequence", [0, 0])], quiet, repeats=9))
 
 
 def test_a_line_that_was_cut_off_is_a_note(tmp_path: Path) -> None:
