@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from testbed.differences import replayed
 from testbed.statistics import far_outside
 from testbed.store import RunData
 from testbed.summary import good_requests, latencies, world_of
@@ -110,7 +111,9 @@ def _cpu_share(_summary: Mapping[str, Any], run: RunData) -> Iterator[dict[str, 
         yield {"hosts": words, "declared": ", ".join(shares)}
 
 
-def _changes_function(summary: Mapping[str, Any], _run: RunData) -> Iterator[dict[str, Any]]:
+def _changes_function(summary: Mapping[str, Any], run: RunData) -> Iterator[dict[str, Any]]:
+    if replayed(run):  # no result was computed
+        return
     other = "the method does not promise the same function"
     changing = [m for m in summary["methods"] if m["status"] == "ok" and not m["equals_single"]]
     cause = ", ".join(dict.fromkeys(CHANGES.get(m["method"], other) for m in changing))
@@ -127,7 +130,9 @@ def _inexact(summary: Mapping[str, Any], _run: RunData) -> Iterator[dict[str, An
         yield {"labels": ", ".join(m["label"] for m in found), "error": error}
 
 
-def _not_finite(summary: Mapping[str, Any], _run: RunData) -> Iterator[dict[str, Any]]:
+def _not_finite(summary: Mapping[str, Any], run: RunData) -> Iterator[dict[str, Any]]:
+    if replayed(run):
+        return
     yield from _listed(summary, lambda m: m["fidelity"]["max_abs_error"] is None)
 
 

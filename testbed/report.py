@@ -67,10 +67,16 @@ def render(summary: Mapping[str, Any], run: RunData, notes: Sequence[Note], cons
 
 def _say_first(summary: Mapping[str, Any], run: RunData, console: Console) -> None:
     """What the figures are not, before any is shown."""
-    if summary["untrained"]:
+    if summary["untrained"] and not replayed(run):
         console.print(Text(UNTRAINED, "bold yellow"))
     if replayed(run):
         print_wrapped("Compute ", f"{computed(run)}: devices waited those times and sent real bytes", console)
+        late_s = [method["late_s"] for method in summary["methods"] if method["late_s"]]
+        if late_s:
+            middle, most = (duration(max(one[i] for one in late_s)) for i in (0, 1))
+            print_wrapped(
+                "        ", f"stages ended late by {middle} (median of the worst method), {most} at most", console
+            )
 
 
 def render_links(links: Sequence[Mapping[str, Any]], console: Console) -> None:
@@ -175,7 +181,7 @@ def fidelity(method: Mapping[str, Any]) -> str:
     """Largest error of a method that equals single; else cosine, and top-1 agreement or KL divergence."""
     found = method["fidelity"]
     if found["max_abs_error"] is None:
-        return "not finite" if method["requests"] else NONE
+        return "not finite" if method["requests"] and method["compared"] else NONE
     if method["equals_single"]:
         return f"err {error(found['max_abs_error'])}"
     words = [] if found["cosine"] is None else [f"cos {found['cosine']:.4f}"]

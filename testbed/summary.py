@@ -15,6 +15,8 @@ payload_bytes, messages, wire_bytes: per rank and request: exchanges between lay
 speedup_over_single: median of single / this median, null without a good single.
 speedup: the same request by request: {"ratio", "ci95": [lo, hi], "n"}, the geometric mean of single / this over the n
     requests that both have measured, with its paired bootstrap interval; the figure of the tables.
+late_s: where compute is replayed, by how much stages ended later than due: [median, most], null elsewhere.
+compared: whether results were compared with single's at all; where compute is replayed there is none.
 fidelity: against single on the same input: largest max_abs_error, smallest cosine, share of equal top-1, largest kl
     over the measured requests; null where it does not apply or was not finite.
 
@@ -123,9 +125,16 @@ def _method(method: Row, rows: Sequence[Row], source: str | None) -> dict[str, A
         "wire_bytes": _per_rank(measured, "wire_bytes", _middle),
         "messages": _per_rank(measured, "messages", max),
         "peak_memory_bytes": _per_rank(measured, "peak_memory_bytes", max),
+        "late_s": _late([row["late_s"] for request in measured for row in request if row["late_s"]]),
         "speedup_over_single": None,
+        "compared": any(row.get("fidelity") for row in home),
         "fidelity": _fidelity([row["fidelity"] for row in home if row.get("fidelity")]),
     }
+
+
+def _late(found: Sequence[Sequence[float]]) -> list[float] | None:
+    """[median of medians, the most] over devices and requests."""
+    return [median([middle for middle, _ in found]) or 0.0, max(most for _, most in found)] if found else None
 
 
 def _source(request: Request, source: str | None) -> Row | None:
