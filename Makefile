@@ -9,14 +9,14 @@ BIN := .venv/bin
 # Under sudo, what was made here belongs to the owner of the checkout afterwards, also after a failure.
 GIVE_BACK := trap .ci/give-back EXIT;
 
-.PHONY: run test test-kernel fidelity setup system lint
+.PHONY: run test test-kernel fidelity setup system browser lint
 
 # The run is make's own child, without a shell between them, so that SIGTERM to make reaches it and it can clean up.
 run: export PYTHONDONTWRITEBYTECODE = 1
 run: setup
 	@$(BIN)/python -m testbed.run topologies/star4_10mbps.yaml
 
-test: setup
+test: setup browser
 	@$(GIVE_BACK) $(BIN)/python -m pytest
 
 test-kernel: setup
@@ -29,6 +29,10 @@ setup: system .venv/.installed
 
 system:
 	@.ci/setup-system $(PYTHON)
+
+# For the tests of pages; without root and without it these tests are skipped, and say so.
+browser: system
+	@.ci/setup-system $(PYTHON) chromium:chromium
 
 .venv/.installed: pyproject.toml | system
 	@$(GIVE_BACK) .ci/setup-python $(PYTHON)

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -220,3 +221,9 @@ def costs(method: Mapping[str, Any]) -> list[str]:
         NONE if set(ends) == {NONE} else "\n".join(ends),
         f"{sent}\n{size(max(wire))}" if wire else sent,
     ]
+
+
+if __name__ == "__main__":
+    from testbed.cli import main
+
+    main(["report", *sys.argv[1:]])

@@ -15,7 +15,7 @@ from agents.cluster import Cluster
 from agents.place import place
 from runtime import families, methods
 from runtime.device import Device
-from runtime.model import WEIGHTS, load_shape
+from runtime.model import WEIGHTS, Folder, load_shape
 from runtime.plan import Plan
 from runtime.record import Record
 from runtime.shape import Shape
@@ -34,7 +34,7 @@ def request(
     torch.set_grad_enabled(False)
     transports = mesh or loopback.mesh(plan.world, 10.0)
     kind = methods.load(plan.method)
-    devices = [Device(kind(folder, plan, rank, extra), transports[rank]) for rank in range(plan.world)]
+    devices = [Device(kind(Folder(folder), plan, rank, extra), transports[rank]) for rank in range(plan.world)]
 
     def serve(device: Device) -> Record:
         torch.set_grad_enabled(False)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from runtime import methods
 from runtime.codecs.vq import GroupedVQ
-from runtime.layer import Layer
+from runtime.layer import Attended, Layer
 from runtime.methods.astra import streams
 from runtime.model import Model, load
 from runtime.plan import Plan
@@ -70,8 +70,9 @@ def mixed_layer(layer: Layer, x: Tensor, books: dict[str, Tensor], mask: Tensor)
     values = torch.cat([layer.split(t) for t in (v, far_v)], 1)
     keys, values = (t.repeat_interleave(heads // t.shape[0], 0) for t in (keys, values))
     scores = (q @ keys.transpose(1, 2)) / layer.shape.head_dim**0.5
-    attended = scores.masked_fill(~mask, float("-inf")).softmax(-1) @ values
-    return layer.finish(x, attended.transpose(0, 1).reshape(len(x), -1))
+    scores = scores.masked_fill(~mask, float("-inf"))
+    x, summed = layer.mlp(x, layer.output(Attended(scores.softmax(-1) @ values, scores.logsumexp(-1))))
+    return layer.residual(x, summed)
 
 
 @pytest.mark.parametrize("devices", [1, 2, 4, 8])

@@ -1,0 +1,274 @@
+"""Run folders -> tidy frames and facts: raw records alone (never summary.json), nothing drawn. Pure but for reading.
+
+requests: a row per measured request that all devices reported: setting, run, method, label, request, latency_s,
+    payload_bytes, formula_bytes, wire_bytes (sums over devices; NaN: no formula, no interface), and what was found of
+    its fidelity.
+devices: a row per such request and device: setting, run, label, request, rank, host, the seconds of `PARTS` and rest.
+methods: a row per setting and label: n, median_s, low_s, high_s, speedup, speedup_low, speedup_high, medians of the
+    bytes, the worst fidelity; None or NaN where it cannot be said. A method that failed counts with no request.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from testbed import evidence, store, topology
+from testbed.notes import Note, notes
+from testbed.page import setting
+from testbed.page.setting import Network
+from testbed.statistics import paired_ratio, spread
+from testbed.store import RunData
+from testbed.summary import good_requests, summary, world_of
+from testbed.sweep import folder
+
+PARTS = {
+    "compute_s": "compute",
+    "code_s": "coding",
+    "waited_s": "waiting",
+    "scatter_s": "scatter",
+    "gather_s": "gather",
+}
+BYTES = ("payload_bytes", "formula_bytes", "wire_bytes", "ends_bytes")
+FIDELITY = {"max_abs_error": "max", "cosine": "min", "top1_agreement": "mean", "kl": "max"}
+REQUESTS = ["setting", "run", "method", "label", "request", "latency_s", *BYTES, *FIDELITY]
+DEVICES = ["setting", "run", "label", "request", "rank", "host", *PARTS, "rest_s"]
+METHODS = [
+    "setting", "method", "label", "status", "error", "equals_single", "n", "median_s", "low_s", "high_s",
+    "p95_s", "speedup", "speedup_low", "speedup_high", "matches_formula", *BYTES, *FIDELITY,
+]  # fmt: skip
+Row = dict[str, Any]
+SHOWN = 3  # letters of runs that a setting names
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run folder. topology: None where run.yaml cannot be read any more, then `unread` says why."""
+
+    letter: str
+    data: RunData
+    summary: Mapping[str, Any]
+    notes: tuple[Note, ...]
+    topology: topology.Topology | None
+    unread: str
+    setting: int
+
+    @property
+    def verdict(self) -> str:
+        """Of its network, see `testbed.evidence`."""
+        return str(self.summary["network"]["verdict"])
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Runs whose requests count together: one run, or those of a sweep that differ in nothing but the seed."""
+
+    index: int
+    axes: Mapping[str, str]
+    network: Network
+    runs: tuple[str, ...]
+    verdict: str
+    title: str
+
+    @property
+    def replayed(self) -> str | None:
+        """ "compute replayed from NAME", None of real compute."""
+        return self.axes["compute"] if self.axes["compute"].startswith(setting.REPLAYED) else None
+
+
+@dataclass(frozen=True)
+class Study:
+    """All that a page tells. failures: cells of sweeps that did not run, a line each."""
+
+    runs: tuple[Run, ...]
+    settings: tuple[Setting, ...]
+    requests: pd.DataFrame
+    devices: pd.DataFrame
+    methods: pd.DataFrame
+    failures: tuple[str, ...] = ()
+
+
+def gather(paths: Sequence[Path]) -> Study:
+    """Read run folders and sweep folders. Raises StoreError for what is neither, damaged, or holds no run."""
+    found, failures = _folders(paths)
+    loaded = [(origin, store.load(run)) for origin, run in found]
+    keys = [(str(origin), setting.alike(run)) for origin, run in loaded]
+    order = {key: index for index, key in enumerate(dict.fromkeys(keys))}
+    letters = setting.letters()
+    runs = [_run(next(letters), run, order[key]) for key, (_, run) in zip(keys, loaded, strict=True)]
+    settings = _settings(runs)
+    requests, devices = _requests(runs)
+    methods = pd.DataFrame(_methods(settings, runs, requests), columns=METHODS)
+    return Study(tuple(runs), settings, requests, devices, methods, tuple(failures))
+
+
+def of(frame: pd.DataFrame, **values: Any) -> pd.DataFrame:
+    """Rows in which these columns have these values."""
+    keep = pd.Series(True, index=frame.index)
+    for column, value in values.items():
+        keep &= frame[column] == value
+    return frame[keep]
+
+
+def records(frame: pd.DataFrame) -> list[Row]:
+    """A frame as plain rows of Python's own types, None for what is not known."""
+    return [{str(key): plain(value) for key, value in row.items()} for row in frame.to_dict("records")]
+
+
+def plain(value: Any) -> Any:
+    """A number of numpy or pandas as one of Python, None for NaN."""
+    if pd.isna(value):
+        return None
+    return value.item() if hasattr(value, "item") else value
+
+
+def _folders(paths: Sequence[Path]) -> tuple[list[tuple[Path, Path]], list[str]]:
+    """(where it came from, run folder): those of a sweep share their origin; and cells that failed."""
+    found: list[tuple[Path, Path]] = []
+    failures: list[str] = []
+    for path in paths:
+        if folder.is_sweep(path):
+            found += [(path, run) for run in folder.runs(path)]
+            failures += _failed_cells(path)
+        else:
+            found.append((path, path))
+    if not found:
+        raise store.StoreError(f"{paths[0]}: the sweep has no finished block yet; there is nothing to report")
+    return found, failures
+
+
+def _failed_cells(path: Path) -> list[str]:
+    """A line for each cell whose last row says that there was no run; those that had one speak for themselves."""
+    *lines, _ = (path / folder.CELLS).read_text(encoding="utf-8").split("\n")
+    last = {row["key"]: row for row in map(json.loads, lines)}
+    failed = [row for row in last.values() if row["status"] == "failed" and row["run"] is None]
+    return [f"{row['label']}, {_point(row['point'])}: {row.get('error')}" for row in failed]
+
+
+def _point(point: Mapping[str, Any]) -> str:
+    return ", ".join(f"{axis} {value}" for axis, value in point.items())
+
+
+def _run(letter: str, data: RunData, index: int) -> Run:
+    described = summary(data)
+    try:
+        drawn, unread = topology.load(data.path / store.TOPOLOGY), ""
+    except topology.TopologyError as error:
+        drawn, unread = None, error.problems[0]
+    return Run(letter, data, described, tuple(notes(described, data)), drawn, unread, index)
+
+
+def _settings(runs: Sequence[Run]) -> tuple[Setting, ...]:
+    """One per index, titled by the axes in which they differ."""
+    groups: dict[int, list[Run]] = {}
+    for run in runs:
+        groups.setdefault(run.setting, []).append(run)
+    found = {index: setting.axes(group[0].data, group[0].topology) for index, group in groups.items()}
+    every = dict.fromkeys(axis for axes in found.values() for axis in axes)
+    differ = [axis for axis in every if len({axes.get(axis) for axes in found.values()}) > 1]
+    alone = len(runs) == 1
+    return tuple(_setting(index, group, found[index], differ, alone) for index, group in sorted(groups.items()))
+
+
+def _setting(index: int, group: Sequence[Run], axes: Mapping[str, str], differ: Sequence[str], alone: bool) -> Setting:
+    names = [run.letter for run in group]
+    which = ", ".join(names[:SHOWN]) + f" and {len(names) - SHOWN} more" * (len(names) > SHOWN)
+    words = [axes[axis] for axis in differ if axes.get(axis, "none") != "none"]
+    known = [run.verdict for run in group if run.verdict in evidence.ORDER]
+    verdict = max(known, key=evidence.ORDER.index) if known else group[0].verdict
+    marked = {"wrong": "NOT VALID", "degraded": "DEGRADED", "unverified": "NOT VERIFIED"}.get(verdict)
+    words = words or [str(group[0].data.topology["name"])]
+    title = " · ".join([*([] if alone else [which]), *words, *([marked] if marked else [])])
+    drawn = group[0].topology
+    net = setting.network(drawn) if drawn else Network("unknown", None, None)
+    return Setting(index, axes, net, tuple(names), verdict, title)
+
+
+def _requests(runs: Sequence[Run]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Frames of requests and of devices."""
+    requests: list[dict[str, Any]] = []
+    devices: list[dict[str, Any]] = []
+    for run in runs:
+        source = run.data.topology["run"].get("source")
+        for method in run.data.methods:
+            rows = [row for row in run.data.records if row["label"] == method["label"]]
+            common = {"setting": run.setting, "run": run.letter, "method": method["method"], "label": method["label"]}
+            for request in good_requests(rows, world_of(method, rows), source):
+                if not request[0]["warmup"]:
+                    home = next(row for row in request if row["host"] == source)
+                    requests.append({**common, **_request(request, home, method.get("payload_formula"))})
+                    devices += [{**common, **_device(row)} for row in request]
+    return pd.DataFrame(requests, columns=REQUESTS), pd.DataFrame(devices, columns=DEVICES)
+
+
+def _request(rows: Sequence[Mapping[str, Any]], home: Mapping[str, Any], formula: Any) -> dict[str, Any]:
+    wire = [row["wire_bytes"] for row in rows]
+    found = home.get("fidelity") or {}
+    return {
+        "request": home["request"],
+        "latency_s": float(home["latency_s"]),
+        "payload_bytes": sum(row["sent_bytes"] for row in rows),
+        "formula_bytes": None if formula is None else sum(formula),
+        "wire_bytes": None if None in wire else sum(wire),
+        "ends_bytes": sum(row["scatter_bytes"] + row["gather_bytes"] for row in rows),
+        **{key: None if found.get(key) is None else float(found[key]) for key in FIDELITY},
+    }
+
+
+def _device(row: Mapping[str, Any]) -> dict[str, Any]:
+    parts = {key: float(row[key]) for key in PARTS}
+    rest = max(0.0, row["latency_s"] - sum(parts.values()))
+    return {"request": row["request"], "rank": row["rank"], "host": row["host"], **parts, "rest_s": rest}
+
+
+def _methods(settings: Sequence[Setting], runs: Sequence[Run], requests: pd.DataFrame) -> list[dict[str, Any]]:
+    found = []
+    for one in settings:
+        entries = [entry for run in runs if run.setting == one.index for entry in run.summary["methods"]]
+        good = {run.letter: {e["label"] for e in run.summary["methods"] if e["status"] == "ok"} for run in runs}
+        here = of(requests, setting=one.index)
+        ended_well = [label in good[run] for run, label in zip(here["run"], here["label"], strict=True)]
+        here = here[pd.Series(ended_well, index=here.index, dtype=bool)]
+        single = _latencies(here[here["method"] == "single"])
+        for label in dict.fromkeys(entry["label"] for entry in entries):
+            own = [entry for entry in entries if entry["label"] == label]
+            found.append({"setting": one.index, **_method(own, here[here["label"] == label], single)})
+    return found
+
+
+def _method(entries: Sequence[Mapping[str, Any]], rows: pd.DataFrame, single: Mapping[Any, float]) -> dict[str, Any]:
+    latencies = _latencies(rows)
+    latency = spread(list(latencies.values()))
+    ratio = paired_ratio(single, latencies)
+    bad = [entry for entry in entries if entry["status"] != "ok"]
+    matches = [entry["payload_matches_formula"] for entry in entries]
+    return {
+        **{key: entries[0][key] for key in ("method", "label", "equals_single")},
+        "status": (bad or entries)[0]["status"],
+        "error": next((entry["error"] for entry in bad), None),
+        "n": len(rows),
+        "median_s": latency["median"],
+        "p95_s": latency["p95"],
+        **dict(zip(("low_s", "high_s"), latency["ci95"], strict=True)),
+        "speedup": ratio["ratio"],
+        **dict(zip(("speedup_low", "speedup_high"), ratio["ci95"], strict=True)),
+        "matches_formula": False if False in matches else None if None in matches else True,
+        **{key: _all_of(rows[key], "median") for key in BYTES},
+        **{key: _all_of(rows[key], how) for key, how in FIDELITY.items()},
+    }
+
+
+def _latencies(rows: pd.DataFrame) -> dict[tuple[str, int], float]:
+    """{(run, request): seconds}: the same request of two methods is a pair."""
+    return {(row["run"], row["request"]): row["latency_s"] for row in records(rows)}
+
+
+def _all_of(values: pd.Series, how: str) -> float | None:
+    """The values as one, None where any is missing."""
+    known = pd.to_numeric(values)
+    return float(known.agg(how)) if len(known) and known.notna().all() else None

@@ -1,0 +1,199 @@
+"""Latency and speedup against bandwidth, and from which bandwidth on each method beats a single device."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Container, Mapping, Sequence
+from typing import Any
+
+from testbed.page.data import Row, Setting, Study, records
+from testbed.page.head import marked, none_to_show
+from testbed.page.latency import lost, span
+from testbed.page.markup import Piece, Plot, chosen, details, joined, listed, panels, table, text
+from testbed.page.setting import PANEL
+from testbed.page.style import Look, log_axis, marks, words
+from testbed.report import against
+from testbed.statistics import geometric_mean
+from testbed.tables import digits, duration
+from testbed.units import show_rate
+
+HEIGHT = 330
+BANDWIDTH = "bandwidth, Mbit/s"
+Point = tuple[float, float, float | None, float | None]  # rate in bit/s, speedup and the ends of its interval
+AXES: dict[
+    str, tuple[tuple[str, str, str], Callable[[Any], str], str]
+] = {  # what is drawn: its value and interval, how it is written, the name of its axis
+    "median_s": (("median_s", "low_s", "high_s"), duration, "median latency"),
+    "speedup": (("speedup", "speedup_low", "speedup_high"), against, "times as fast as single"),
+}
+TOLD = (
+    "Each mark is a median, or for speedup the geometric mean of single / method over the same requests, with its "
+    "bootstrap 95 % interval; bandwidth is the declared rate of the slowest link. In the shaded region single wins."
+)
+
+
+def frontier(study: Study, looks: Mapping[str, Look]) -> Piece:
+    """A panel per network and delay; what else differs is chosen. A sentence where there is one bandwidth only."""
+    groups = grouped(study.settings)
+    if not groups:
+        return none_to_show(
+            "No two settings differ in their rate alone; runs, or a sweep, that do show where single wins."
+        )
+    axes = dict.fromkeys(key for settings in groups for key in settings[0].axes if key not in (*PANEL, "rate"))
+    differ = [axis for axis in axes if len({settings[0].axes.get(axis) for settings in groups}) > 1]
+    chapters: dict[str, list[list[Setting]]] = {}
+    for settings in groups:
+        title = ", ".join(settings[0].axes.get(axis, "none") for axis in differ)
+        chapters.setdefault(title, []).append(settings)
+    pieces = [
+        (title, joined(*(_panel(study, settings, looks, f"{i}-{j}") for j, settings in enumerate(panel))))
+        for i, (title, panel) in enumerate(chapters.items())
+    ]
+    return chosen("frontier", "Show", pieces)
+
+
+def grouped(settings: Sequence[Setting]) -> list[list[Setting]]:
+    """Settings that differ in their rate alone, two rates or more, slowest first."""
+    groups: dict[tuple[tuple[str, str], ...], list[Setting]] = {}
+    for one in settings:
+        if one.network.rate_bit_s is not None:
+            key = tuple((axis, value) for axis, value in one.axes.items() if axis != "rate")
+            groups.setdefault(key, []).append(one)
+    found = [sorted(group, key=_rate) for group in groups.values()]
+    return [group for group in found if len({_rate(one) for one in group}) > 1]
+
+
+def points(study: Study, settings: Sequence[Setting]) -> dict[str, list[Row]]:
+    """Label -> its rows of `methods` in these settings, with their rate_bit_s, slowest first."""
+    rates = {one.index: _rate(one) for one in settings}
+    found: dict[str, list[Row]] = {}
+    for row in records(study.methods):
+        if row["setting"] in rates and row["median_s"] is not None:
+            found.setdefault(row["label"], []).append({**row, "rate_bit_s": rates[row["setting"]]})
+    return {label: sorted(rows, key=lambda row: row["rate_bit_s"]) for label, rows in found.items()}
+
+
+def beats(label: str, found: Sequence[Point]) -> str:
+    """From which bandwidth on a method beats single, by its points from the slowest to the fastest, in a sentence."""
+    found = _one_per_rate(found)
+    wins = [speedup > 1 for _, speedup, _, _ in found]
+    low, high = (show_rate(found[i][0]) for i in (0, -1))
+    changes = [i for i in range(1, len(wins)) if wins[i] != wins[i - 1]]
+    if not changes:
+        whole = f"from {low} to {high}" if len(found) > 1 else f"at {low}, the one rate at which both were measured"
+        return f"{label} {'beats' if wins[0] else 'never beats'} single {whole}{_open(found)}."
+    if len(changes) == 1:
+        last, first = found[changes[0] - 1], found[changes[0]]
+        edge = show_rate(digits(_crossing(last, first)))
+        between = f"{'slower' if wins[-1] else 'faster'} at {show_rate(last[0])}, "
+        between += f"{'faster' if wins[-1] else 'slower'} at {show_rate(first[0])}"
+        side = "from about" if wins[-1] else "only below about"
+        return f"{label} beats single {side} {edge}{' on' * wins[-1]} ({between}){_open(found)}."
+    at = ", ".join(show_rate(point[0]) for point, won in zip(found, wins, strict=True) if won)
+    return f"{label} beats single at {at} and not at the other rates{_open(found)}."
+
+
+def megabits(rate_bit_s: float) -> str:
+    """A rate as a mark of an axis whose unit is Mbit/s."""
+    return f"{digits(rate_bit_s / 1e6):g}"
+
+
+def _one_per_rate(found: Sequence[Point]) -> list[Point]:
+    """Several points of one rate as their geometric mean, without an interval."""
+    rates = dict.fromkeys(point[0] for point in found)
+    same = {rate: [point for point in found if point[0] == rate] for rate in rates}
+    return [
+        here[0] if len(here) == 1 else (rate, geometric_mean([point[1] for point in here]) or 0.0, None, None)
+        for rate, here in same.items()
+    ]
+
+
+def _crossing(a: Point, b: Point) -> float:
+    """The rate at which the straight line between two points, both axes logarithmic, is at a speedup of 1."""
+    part = math.log(a[1]) / (math.log(a[1]) - math.log(b[1]))
+    return float(a[0] * (b[0] / a[0]) ** part)
+
+
+def _open(found: Sequence[Point]) -> str:
+    """Rates at which the interval leaves it open who wins."""
+    at = [show_rate(rate) for rate, _, low, high in found if low is not None and high is not None and low <= 1 <= high]
+    return f"; at {', '.join(at)} the interval includes 1" if at else ""
+
+
+def _rate(one: Setting) -> float:
+    return one.network.rate_bit_s or math.nan
+
+
+def _panel(study: Study, settings: Sequence[Setting], looks: Mapping[str, Look], name: str) -> Piece:
+    """Title, who wins from where on, the legend, both plots and their numbers."""
+    by_label = points(study, settings)
+    axes, replayed = settings[0].axes, settings[0].replayed
+    title = ", ".join(axes.get(axis, "none") for axis in PANEL if axes.get(axis, "none") != "none")
+    told = [beats(label, found) for label, rows in by_label.items() if (found := _points(rows))]
+    wrong = {one.index: one.title for one in settings if one.verdict == "wrong"}
+    caption = TOLD
+    if wrong:
+        caption += f" Crosses are not valid, the network was not the declared one: {'; '.join(wrong.values())}."
+    alt = f"against bandwidth, {title}. {' '.join(told)}"
+    plots = [
+        Plot(f"by-rate-{value}-{name}", f"{heading} {alt}", HEIGHT, *_plot(by_label, value, looks, wrong), heading)
+        for value, heading in (("median_s", "Latency"), ("speedup", "Speedup over single"))
+    ]
+    return joined(
+        f"<h3>{text(title)}</h3>",
+        listed(told),
+        marks(looks, by_label),
+        panels(plots, marked(caption, replayed)),
+        details("The numbers", _table(by_label, marked(f"{title}.", replayed))),
+    )
+
+
+def _points(rows: Sequence[Row]) -> list[Point]:
+    """Of a method other than single whose speedup is known."""
+    keys = ("rate_bit_s", "speedup", "speedup_low", "speedup_high")
+    found = [row for row in rows if row["method"] != "single" and row["speedup"] is not None]
+    return [(row[keys[0]], row[keys[1]], row[keys[2]], row[keys[3]]) for row in found]
+
+
+def _plot(
+    by_label: Mapping[str, list[Row]], value: str, looks: Mapping[str, Look], wrong: Container[int]
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """A line per method of `value`, "median_s" or "speedup"."""
+    keys, show, title = AXES[value]
+    data = [_line(label, rows, value, looks[label], wrong) for label, rows in by_label.items()]
+    every = [row[key] for rows in by_label.values() for row in rows for key in keys if row[key] is not None]
+    rates = [row["rate_bit_s"] for rows in by_label.values() for row in rows]
+    layout: dict[str, Any] = {"xaxis": log_axis(rates, megabits, BANDWIDTH)}
+    if value == "median_s":
+        return data, {**layout, "yaxis": log_axis(every, show, title)}
+    every.append(1.0)
+    return data, {**layout, "yaxis": log_axis(every, show, title), "shapes": lost("y", min(every))}
+
+
+def _line(label: str, rows: Sequence[Row], value: str, look: Look, wrong: Container[int]) -> dict[str, Any]:
+    (_, low, high), show, _ = AXES[value]
+    rows = [row for row in rows if row[value] is not None]
+    above = [0 if row[high] is None else row[high] - row[value] for row in rows]
+    below = [0 if row[low] is None else row[value] - row[low] for row in rows]
+    return {
+        "type": "scatter", "mode": "lines+markers", "name": words(label), "x": [row["rate_bit_s"] for row in rows],
+        "y": [row[value] for row in rows], "line": {"color": look.colour, "dash": look.dash, "width": 2},
+        "marker": {"symbol": ["x" if row["setting"] in wrong else look.mark for row in rows], "size": 10},
+        "error_y": {"type": "data", "symmetric": False, "array": above, "arrayminus": below, "thickness": 1.5,
+                    "width": 4},
+        "customdata": [[show_rate(row["rate_bit_s"]), show(row[value]), row["n"]] for row in rows],
+        "hovertemplate": f"{words(label)}<br>%{{customdata[0]}}: %{{customdata[1]}}, n = %{{customdata[2]}}"
+                         "<extra></extra>",
+    }  # fmt: skip
+
+
+def _table(by_label: Mapping[str, list[Row]], caption: str) -> str:
+    cells = [
+        (
+            row["label"], show_rate(row["rate_bit_s"]), row["n"], duration(row["median_s"]),
+            span(row, "low_s", "high_s", duration), against(row["speedup"]),
+            span(row, "speedup_low", "speedup_high", against),
+        )
+        for rows in by_label.values() for row in rows
+    ]  # fmt: skip
+    return table(("method", "bandwidth", "n", "median", "95 %", "vs single", "95 %"), cells, caption)
