@@ -72,8 +72,12 @@ def draw_to(path: str | Path, target: str | Path) -> None:
 
 
 def _examined(path: str | Path) -> Draft:
-    """A draft with what is impossible about its sound parts noted, too."""
-    draft = _refuse_links(schema.draft(Path(path)))
+    return examined(schema.draft(Path(path)))
+
+
+def examined(draft: Draft) -> Draft:
+    """The draft with what is impossible about its sound parts noted, too."""
+    _refuse_links(draft)
     _examine_run(draft)
     return draft
 

@@ -51,6 +51,25 @@ def run(
 
 
 @app.command()
+def sweep(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A topology file with lists in place of values.")],
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Sweep folder, new or of this sweep [default: sweeps/<name>].")
+    ] = None,
+    retry: Annotated[bool, typer.Option("--retry", help="Run cells again that failed.")] = False,
+) -> None:
+    """Run every combination of the lists in FILE; what is finished is skipped, so the same command goes on.
+
+    Exit 0 good, 1 a cell failed, 2 bad input, 3 some network was not the declared one, 4 degraded, 130 interrupted.
+    """
+    with _one_line_each():
+        from testbed.sweep import drive
+
+        code: int = drive.execute(_readable(file), out, retry)
+    raise typer.Exit(code)
+
+
+@app.command()
 def probe(file: TopologyFile, shaper: Shaper = None) -> None:
     """Build the network of FILE and print what its links do beside what is declared; nothing else runs.
 
@@ -99,6 +118,60 @@ def check(
 
 
 @app.command()
+def report(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run folders or sweep folders.")],
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.html", help="The page [default: report.html in RUN, of several in this folder]."),
+    ] = None,
+    figures: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Write the figures as PDF and SVG for a paper, too.")
+    ] = None,
+) -> None:
+    """Write one HTML page about runs, from their raw records alone; it needs nothing but a browser."""
+    with _one_line_each():
+        from testbed.page import page as module
+
+        for path in module.report(runs, out, figures):
+            typer.echo(path)
+
+
+@app.command()
+def trace(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")],
+    method: Annotated[
+        str | None, typer.Option(metavar="LABEL", help="A method as tables call it; needed where there are several.")
+    ] = None,
+    request: Annotated[
+        int | None, typer.Option(metavar="N", help="Number of the request [default: the first measured].")
+    ] = None,
+    out: Annotated[Path, typer.Option(metavar="FILE", help="The trace.")] = Path("trace.json"),
+) -> None:
+    """Write what every device did for one request as a trace that Chrome and Perfetto open."""
+    with _one_line_each():
+        from testbed import trace as module
+
+        typer.echo(module.trace(run, method, request, out))
+
+
+@app.command()
+def profile(
+    file: TopologyFile,
+    out: Annotated[Path, typer.Option(metavar="PROFILE", help="The file to write.")] = Path("profile.yaml"),
+    threads: Annotated[int, typer.Option(min=1, help="Threads of torch.")] = 1,
+    repeats: Annotated[
+        int, typer.Option(min=1, help="Requests, after one to warm up, of which medians are taken.")
+    ] = 5,
+) -> None:
+    """Time every stage of FILE's methods on this machine, one device at a time, for runs that replay it elsewhere."""
+    with _one_line_each():
+        from testbed import check as module
+        from testbed import profile as profiling
+
+        profiling.main(module.load(_readable(file)), out, (threads, repeats), typer.echo)
+
+
+@app.command()
 def doctor(
     file: Annotated[Path | None, typer.Argument(metavar="[FILE]", help="A topology that is to run here.")] = None,
     fix: Annotated[bool, typer.Option("--fix", help="Offer to mend what can be mended.")] = False,
@@ -115,6 +188,26 @@ def doctor(
 
 
 @app.command()
+def predict(
+    file: TopologyFile,
+    profile: Annotated[
+        Path | None, typer.Option(metavar="PROFILE", help="How long stages take [default: what FILE replays].")
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(metavar="NAME", help="events or analytic [default: events unless there are many].")
+    ] = None,
+    shaper: Shaper = None,
+    json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+) -> None:
+    """Say what each method of FILE would take, without running it."""
+    with _one_line_each():
+        from testbed.predict import command
+
+        how = command.How(model=model, shaper=_known(shaper))
+        command.main(_readable(file), profile and _readable(profile), how, not json, typer.echo)
+
+
+@app.command()
 def clean() -> None:
     """Remove what a run that crashed left behind, and only that."""
     with _one_line_each():
@@ -125,14 +218,26 @@ def clean() -> None:
 
 
 @app.command()
-def compare(runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="One or several run folders.")]) -> None:
-    """Print the tables of one or several run folders side by side."""
+def compare(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run folders or sweep folders.")],
+    export: Annotated[
+        Path | None, typer.Option(metavar="PATH", help="Write a row per run and method: .csv, .parquet, .tex or .md.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="With --export: replace a file that is there.")] = False,
+    anyway: Annotated[bool, typer.Option("--anyway", help="Show runs that are not comparable, and say why.")] = False,
+) -> None:
+    """Print the tables of one or several runs side by side: paired ratios with 95 % intervals, and what differs.
+
+    Exit 0 good, 2 bad input or runs whose figures mean nothing beside each other.
+    """
     with _one_line_each():
         from rich.console import Console
 
         from testbed import compare as module
 
-        module.compare(runs, Console(highlight=False))
+        if force and export is None:
+            _refuse(["--force replaces the file of --export: give both"])
+        module.compare(runs, Console(highlight=False), anyway=anyway, out=export, force=force)
 
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:

@@ -14,6 +14,7 @@ from typing import Any
 from runtime.methods import METHODS, load
 from testbed import cables, dump, generate, happenings, wiring
 from testbed.door import HeadDoor, HostDoor, RunDoor, SwitchDoor, enter, unknown
+from testbed.sweep import grid
 from testbed.topology import MAX_HOSTS, Host, Link, MethodSpec, RunSpec, Switch, Topology, TopologyError
 from testbed.tracefiles import MOST_STEPS
 from testbed.yamlfile import Document, Place
@@ -21,6 +22,7 @@ from testbed.yamlfile import read as read_yaml
 
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,30}")
 _SECTIONS = ("hosts", "switches", "topology", "defaults", "links", "events", "run")
+_SWEEP = "that makes a sweep, not one run"
 _LOCAL = "the local backend has plain processes on loopback; leave this out, or use backend: mininet"
 
 
@@ -47,8 +49,21 @@ def read(path: Path) -> Topology:
 
 
 def draft(path: Path) -> Draft:
-    """What can be understood of a file. Raises TopologyError only if it is no YAML."""
+    """What can be understood of a file. Raises TopologyError only if it is no YAML, or a sweep."""
     document = read_yaml(path)
+    if "sweep" in document.value:
+        document.found.clear()
+        document.problem(("sweep",), f"{_SWEEP}: testbed sweep {path}")
+        raise TopologyError(document.problems)
+    lists = [place for place, _ in grid.lists(document.value)]
+    found = interpret(document)
+    for place in [place for place in lists if document.wrong(*place)][:1]:
+        document.problem(place, f"if these are values to try one after the other, {_SWEEP}: testbed sweep {path}")
+    return found
+
+
+def interpret(document: Document) -> Draft:
+    """What can be understood of a file that has been read; short forms in it are written out."""
     # Of a name that is there twice, one may have been meant to be another: what would follow from that is not said.
     named = not any(document.wrong(section) for section in ("hosts", "switches", "topology"))
     countable = not any(document.wrong(section) for section in ("hosts", "topology"))
@@ -232,6 +247,8 @@ def _run(document: Document, names: list[str] | None, methods: Mapping[int, Meth
         methods=tuple(methods.values()),
         repeats=door.repeats,
         budget_s=door.budget,
+        compute=door.compute,
+        input_at=door.input_at,
     )
 
 

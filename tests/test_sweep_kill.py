@@ -1,0 +1,122 @@
+"""A sweep that is killed at any moment and run again ends with the same cells as one that nobody disturbed."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import secrets
+import signal
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from testbed import models
+from testbed.store import load
+from testbed.sweep import child, folder
+from testbed.topology import RunSpec
+from tests import runs
+
+KILLS = int(os.environ.get("TESTBED_SWEEP_KILLS", "2"))
+SEED = int(os.environ.get("TESTBED_KILL_SEED") or secrets.randbits(32))  # printed by a test that fails
+FILE = """
+name: killed
+backend: local
+hosts: {h1: {}}
+run: {source: h1, model: vit-tiny, tokens: [4, 16], methods: [single, pipeline], repeats: 1, budget: 20 s}
+"""
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Its model prepared: what is killed is a sweep, not a conversion."""
+    models.prepared(RunSpec("h1", "vit-tiny"))
+    path = tmp_path_factory.mktemp("sweep") / "sweep.yaml"
+    path.write_text(FILE)
+    return path
+
+
+def start(file: Path, out: Path) -> subprocess.Popen[bytes]:
+    """`python -m testbed.sweep FILE --out OUT` in a session of its own, its output added to a file beside OUT."""
+    command = [sys.executable, "-m", "testbed.sweep", str(file), "--out", str(out)]
+    with out.with_suffix(".txt").open("ab") as said:
+        return subprocess.Popen(command, cwd=runs.ROOT, stdout=said, stderr=said, start_new_session=True)
+
+
+def marked(out: Path) -> set[int]:
+    """Running processes of the sweep's blocks, by the mark in their environment."""
+    mark, found = f"{child.MARK}={out}".encode(), set()
+    for path in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            state = (path / "stat").read_text(errors="replace").rpartition(")")[2].split()[0]
+            if state not in "ZX" and mark in (path / "environ").read_bytes().split(b"\0"):
+                found.add(int(path.name))
+    return found
+
+
+def cut_power(out: Path) -> None:
+    """Everything that the sweep had running ends at once."""
+    while pids := marked(out):
+        for pid in pids:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        time.sleep(0.01)  # polling
+
+
+def cells(out: Path) -> dict[str, tuple[str, str, str]]:
+    """What is finished, by key: no key twice."""
+    rows = [json.loads(line) for line in (out / folder.CELLS).read_text().splitlines()]
+    found = {row["key"]: (row["label"], str(row["point"]), row["status"]) for row in rows}
+    assert len(found) == len(rows)
+    return found
+
+
+def words(out: Path) -> str:
+    """What a sweep has said so far."""
+    return out.with_suffix(".txt").read_text()
+
+
+def killed(process: subprocess.Popen[bytes], out: Path, said: str, after_s: float) -> bool:
+    """Kill a sweep some seconds after it has said something new that has these words. False if it ended before."""
+    before = len(words(out))
+    while process.poll() is None and said not in words(out)[before:]:
+        time.sleep(0.01)  # polling
+    with suppress(subprocess.TimeoutExpired):
+        process.wait(after_s)
+    process.kill()
+    return process.wait() == -signal.SIGKILL
+
+
+def test_a_sweep_killed_at_any_moment_ends_with_the_same_cells(
+    file: Path, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    """Killed with all that it runs, as by a power cut, then, in its second block, alone: so that its run lives on.
+
+    Meanwhile another one runs undisturbed, also by what the killed one cleans up.
+    """
+    chance, out, other = random.Random(SEED), tmp_path / "disturbed", tmp_path / "undisturbed"
+    undisturbed = start(file, other)
+    request.addfinalizer(lambda: [undisturbed.kill(), undisturbed.wait(), cut_power(out), cut_power(other)])
+    for number in range(KILLS):
+        alone, after_s = number % 2 == 1, chance.uniform(0, 8)
+        done = killed(start(file, out), out, " ok, " if alone else " cells in ", after_s)
+        print(f"TESTBED_KILL_SEED={SEED}: {number}, {after_s:.2f} s, {'killed' if done else 'ended before'}")
+        assert done or number > 1
+        if not alone:
+            cut_power(out)
+    assert start(file, out).wait(runs.LIMIT_S) == 0, words(out)
+    assert undisturbed.wait(runs.LIMIT_S) == 0, words(other)
+    print(words(out))
+    truth = cells(other)
+    assert len(truth) == 4 and {status for _, _, status in truth.values()} == {"ok"}
+    assert cells(out) == truth
+    for place in (out, other):
+        blocks = [path for path in (place / folder.BLOCKS).iterdir() if path.is_dir()]
+        assert sorted(blocks) == sorted(folder.runs(place))
+        assert sum(len(load(path).methods) for path in blocks) == len(truth)
+        assert not [line for path in blocks for line in runs.left_behind(path)]
+        assert not marked(place)
