@@ -86,7 +86,7 @@ def _forwarding(_summary: Mapping[str, Any], run: RunData) -> Iterator[dict[str,
 
 def _shared_cores(_summary: Mapping[str, Any], run: RunData) -> Iterator[dict[str, Any]]:
     hosts, cores = run.topology.get("hosts") or {}, run.manifest.get("machine", {}).get("cores")
-    if cores is None or len(hosts) <= cores:
+    if cores is None or len(hosts) <= cores or replayed(run):  # who waits needs no core
         return
     shares = [share for host in hosts.values() if (share := (host or {}).get("cpu")) is not None]
     if len(shares) == len(hosts) and sum(shares) <= cores:

@@ -15,7 +15,7 @@ from testbed.manifest import manifest
 from testbed.store import RunFolder
 from tests import runs
 
-COMMANDS = ("run", "probe", "check", "doctor", "clean", "compare", "report", "trace", "profile", "sweep")
+COMMANDS = ("run", "probe", "check", "doctor", "clean", "compare", "report", "trace", "profile", "sweep", "predict")
 HEAVY = {"torch", "ray", "transformers", "pandas", "numpy", "scipy", "sklearn", "mininet"}
 BROKEN = """\
 name: broken

@@ -1,0 +1,110 @@
+"""Which model predicts what: events wherever something queues, changes, is lost or arrives; formulas for many."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from runtime.steps import AllReduce, Send
+from testbed import envelope
+from testbed.predict.analytic import analyse
+from testbed.predict.flow import Tcp, frames_of
+from testbed.predict.simulate import simulate
+from testbed.predict.work import Costs, Load, Outcome, PredictError, Work
+from testbed.topology import Lane, Topology
+
+MODELS = ("events", "analytic")
+MOST_TRAINS = 150_000  # that a simulation takes on, of all requests: some seconds
+_LOSSY_REQUESTS = 20  # one request has luck
+
+
+@dataclass(frozen=True)
+class Choice:
+    """model: one of MODELS; why: in words; missing: what it does not model of this network, in words."""
+
+    model: str
+    why: str
+    missing: tuple[str, ...]
+
+
+def choose(topology: Topology, work: Work, load: Load | None = None, forced: str | None = None) -> Choice:
+    """The model for this work: `forced`, or events where they are needed or cheap. Raises PredictError on another."""
+    load = load or Load()
+    needs = [*changing(topology), *(["several requests"] if not load.plain else [])]
+    if forced is not None and forced not in MODELS:
+        raise PredictError(f"model {forced}: there are {', '.join(MODELS)}")
+    if forced == "analytic" and not load.plain:
+        raise PredictError("the analytic model knows one request on an idle network; several need events")
+    count = trains(work)
+    if forced is not None:
+        model, why = forced, "asked for"
+    elif needs:
+        model, why = "events", f"there {'is' if len(needs) == 1 else 'are'} {', '.join(needs)}"
+    elif count <= MOST_TRAINS:
+        model, why = "events", "small enough"
+    else:
+        model, why = "analytic", f"{work.world} devices send {work.messages} messages, too many for events"
+    return Choice(model, why, _missing(topology, model))
+
+
+def evaluate(
+    topology: Topology, work: Work, choice: Choice, load: Load | None = None, costs: Costs | None = None,
+    shaper: str | None = None,
+) -> Outcome:  # fmt: skip
+    """What the chosen model says. With loss and no other load, of some requests. shaper: see `tcp_of`."""
+    if choice.model == "analytic":
+        return analyse(topology, work, costs)
+    load = load or Load()
+    if load.plain and any(lane.loss.mean for lane in _lanes(topology)):
+        load = replace(load, requests=_LOSSY_REQUESTS)
+    return simulate(topology, work, load, costs, tcp_of(topology, shaper), topology.run.seed)
+
+
+def tcp_of(topology: Topology, shaper: str | None = None) -> Tcp:
+    """TCP as it is above a shaper: it keeps a small queue where it sees it, with tbf and on real network cards.
+
+    shaper: one of SHAPERS; None: tbf if that can do it, else one that hides the queue.
+    """
+    sees = shaper == "tbf" if shaper is not None else not envelope.unfit(topology, "tbf")
+    return Tcp() if sees else Tcp(small_queue_frames=None)
+
+
+def trains(work: Work) -> int:
+    """Trains of frames that a simulation of one request would send."""
+    pieces, found = Tcp().pieces, 0
+    for steps in work.steps:
+        for step in steps:
+            if isinstance(step, Send):
+                found += len(step.to) * min(pieces, frames_of(step.payload_bytes))
+            elif isinstance(step, AllReduce):
+                found += 2 * (work.world - 1) * min(pieces, frames_of(step.payload_bytes // work.world))
+    return found
+
+
+def changing(topology: Topology) -> list[str]:
+    """What of this network only events can tell, in words."""
+    lanes = _lanes(topology)
+    found = ["loss"] if any(lane.loss.mean for lane in lanes) else []
+    found += ["jitter"] if any(lane.jitter_s for lane in lanes) else []
+    found += ["a trace"] if any(lane.trace is not None for lane in lanes) else []
+    return found + (["an event"] if any(event.kind != "kill" for event in topology.events) else [])
+
+
+def _lanes(topology: Topology) -> list[Lane]:
+    if topology.backend == "local":
+        return []
+    return [lane for link in topology.links for lane in (link.up, link.down)]
+
+
+def _missing(topology: Topology, model: str) -> tuple[str, ...]:
+    found = ["devices that compete for the cores of one machine"]
+    if topology.backend == "local":
+        return (*found, "the time that loopback takes")
+    if model == "analytic":
+        found += changing(topology)
+    else:
+        lanes = _lanes(topology)
+        found += ["jitter beyond its mean"] if any(lane.jitter_s for lane in lanes) else []
+        found += ["bursts of loss (as many, but one by one)"] if any(lane.loss.bursty for lane in lanes) else []
+        down = any(event.kind == "down" for event in topology.events)
+        found += ["what a link loses while it is down (it waits)"] if down else []
+    return (*found, "devices killed by events") if any(e.kind == "kill" for e in topology.events) else tuple(found)

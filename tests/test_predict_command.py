@@ -1,0 +1,99 @@
+"""`testbed predict` by the user's door: a topology and a profile in, a table or JSON out."""
+
+from __future__ import annotations
+
+import json
+from contextlib import chdir
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import Result
+from typer.testing import CliRunner
+
+from testbed.cli import app
+from tests.works import line_bytes
+
+TOPOLOGY = """\
+name: star
+backend: mininet
+topology: {star: {hosts: 4, link: {rate: 10 Mbit/s}}}
+run:
+  source: h1
+  model: vit-base
+  tokens: 196
+  methods: [single, sequence, {astra: {groups: 1}}, {astra: {groups: 2}}]
+"""
+PROFILE = """\
+profile: by_hand
+model: {layers: 12, width: 768}
+entries:
+  - {method: single, tokens: 196, devices: 1, total: 960 ms}
+  - {method: sequence, tokens: 196, devices: 4, total: 360 ms}
+  - {method: astra, options: {groups: 1}, tokens: 196, devices: 4, total: 300 ms}
+"""
+
+
+def _predict(folder: Path, topology: str, *arguments: str) -> Result:
+    (folder / "star.yaml").write_text(topology)
+    (folder / "by_hand.yaml").write_text(PROFILE)
+    with chdir(folder):
+        return CliRunner().invoke(app, ["predict", "star.yaml", *arguments])
+
+
+def _rows(done: Result) -> dict[str, Any]:
+    assert done.exit_code == 0, done.stderr
+    return {row["label"]: row for row in json.loads(done.stdout)["methods"]}
+
+
+def test_figures_are_those_of_the_formulas(tmp_path: Path) -> None:
+    rows = _rows(_predict(tmp_path, TOPOLOGY, "--profile", "by_hand.yaml", "--json"))
+    assert rows["single"]["latency_s"] == pytest.approx(0.96)
+    # Scatter of the pixels; then in each of 12 layers 3 slices of 49 or 50 rows of 768 floats, after its computing.
+    slices_s = 12 * 3 * line_bytes(50 * 768 * 4) * 8 / 10e6
+    pixels_s = 3 * line_bytes(49 * 768) * 8 / 10e6
+    assert rows["sequence"]["latency_s"] == pytest.approx(0.36 + slices_s + pixels_s, rel=0.03)
+    assert rows["sequence"]["speedup"] == pytest.approx(0.96 / rows["sequence"]["latency_s"])
+    assert rows["sequence"]["compute_s"] == pytest.approx(0.36, rel=0.05)  # and the handling of 150 messages
+    assert rows["sequence"]["model"] == "events"
+    assert rows["astra G=1"]["speedup"] > 2
+    left = 12 * 3 * sum(line_bytes(rows * 768 * 4) for rows in (50, 49, 49, 49))
+    assert rows["sequence"]["line_bytes"] == pytest.approx(left, rel=0.02)
+    assert "no astra {'groups': 2}" in rows["astra G=2"]["error"]
+
+
+def test_both_models_say_nearly_the_same_and_which_they_are(tmp_path: Path) -> None:
+    topology = TOPOLOGY.replace(", {astra: {groups: 2}}", "")
+    found = {}
+    for model in ("events", "analytic"):
+        found[model] = _rows(_predict(tmp_path, topology, "--profile", "by_hand.yaml", "--json", "--model", model))
+        assert {row["model"] for row in found[model].values()} == {model}
+    for label, row in found["events"].items():
+        assert found["analytic"][label]["latency_s"] == pytest.approx(row["latency_s"], rel=0.02)
+
+
+def test_the_table_says_what_it_rests_on(tmp_path: Path) -> None:
+    replayed = TOPOLOGY.replace("single, ", "").replace(", {astra: {groups: 2}}", "")
+    done = _predict(tmp_path, replayed + "  compute: {replay: by_hand.yaml}\n")
+    assert done.exit_code == 0, done.stderr
+    words = " ".join(done.stdout.split())
+    assert "nothing ran: stages take what profile by_hand says, and a message costs" in words
+    assert "model events, small enough. Not modelled: devices that compete for the cores" in words
+    rows = {line.split("  ")[0]: line for line in done.stdout.splitlines()}
+    assert "2." in rows["astra G=1"] and "single" not in rows  # the speedup is over a single that the file left out
+
+
+@pytest.mark.parametrize(
+    ("topology", "arguments", "line"),
+    [
+        (TOPOLOGY, (), "star.yaml: run.compute is real, so nothing says how long stages take"),
+        (TOPOLOGY, ("--profile", "by_hand.yaml", "--model", "magic"), "model magic: there are events, analytic"),
+        (TOPOLOGY, ("--profile", "gone.yaml"), "gone.yaml: No such file"),
+        (TOPOLOGY.replace("10 Mbit/s", "10"), ("--profile", "by_hand.yaml"), "star.yaml:3"),
+    ],
+    ids=["no profile", "no model", "no file", "bad file"],
+)
+def test_mistakes_are_a_line_each(tmp_path: Path, topology: str, arguments: tuple[str, ...], line: str) -> None:
+    done = _predict(tmp_path, topology, *arguments)
+    assert done.exit_code == 2 and done.stdout == ""
+    assert done.stderr.startswith(line) and len(done.stderr.splitlines()) == 1
