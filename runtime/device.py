@@ -43,6 +43,7 @@ class Device:
         """On the source: raw input of one request -> (result [outputs], this device's record). Raises PeerLost."""
         exchange, wire = self._begin(request)
         began = perf_counter()
+        self.stages.restart(began)
         for rank in self._peers:
             exchange.send_input(rank, raw[self._sent_span(rank).slice()])
         scattered = perf_counter()
@@ -86,7 +87,6 @@ class Device:
 
     def _begin(self, request: int) -> tuple[Exchange, int | None]:
         self.transport.traffic = Traffic()
-        self.stages.restart()
         return self._exchange(self.transport, request, self.stages), self._sent_on_wire()
 
     def _run(self, raw: Tensor, exchange: Exchange) -> Tensor | None:

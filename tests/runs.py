@@ -108,6 +108,13 @@ def run(path: Path, out: Path) -> tuple[int, str]:
         return process.returncode, text
 
 
+def command(name: str, *words: str | Path) -> tuple[int, str]:
+    """Exit status and all output of `testbed NAME WORDS`."""
+    argv = [sys.executable, "-m", f"testbed.{name}", *map(str, words)]
+    done = subprocess.run(argv, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=LIMIT_S)
+    return done.returncode, done.stdout
+
+
 def until(ready: Callable[[], Any], process: subprocess.Popen[str]) -> Any:
     """What `ready` returns once it is true; fails if the process ends first or time is up."""
     deadline = time.monotonic() + LIMIT_S

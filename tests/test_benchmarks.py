@@ -11,6 +11,8 @@ import pytest
 from tests.networks import needs_relay
 from tests.runs import ROOT
 
+pytestmark = pytest.mark.alone
+
 ROOT_ONLY = [
     pytest.mark.root,
     pytest.mark.skipif(os.geteuid() != 0, reason="needs root for network namespaces"),

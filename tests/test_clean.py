@@ -26,6 +26,8 @@ CHILD = """
 import sys
 from testbed.hosts import HOSTS
 from testbed.topology import Host, Lane, Link, RunSpec, Switch, Topology
+
+pytestmark = pytest.mark.alone
 backend, run_id, *shaper = sys.argv[1:]
 hosts = (Host("h1"), Host("h2"))
 switches = (Switch("s1"),) if backend == "mininet" else ()

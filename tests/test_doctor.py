@@ -15,6 +15,8 @@ from testbed import abilities, doctor, mend, shape
 from testbed.topology import Host, Lane, Link, RunSpec, Switch, Topology, TopologyError, load
 from testbed.units import show_rate
 
+pytestmark = pytest.mark.alone
+
 ROOT = Path(__file__).parent.parent
 STAR = Topology(
     name="star",

@@ -23,6 +23,8 @@ from testbed.hosts.layout import Layout, layout, used_networks
 from testbed.topology import Host, Lane, Link, Switch, Topology
 from tests.networks import LANE, RUN, machine, marked, namespaces, needs_relay, qdiscs, remains, ring, root, star
 
+pytestmark = pytest.mark.alone
+
 
 def local() -> Topology:
     return Topology("local", "local", (Host("h1"), Host("h2")), (), (), RUN)

@@ -30,6 +30,7 @@ from testbed.topology import RunSpec
 from tests import runs
 
 pytestmark = [
+    pytest.mark.alone,
     pytest.mark.root,
     pytest.mark.skipif(os.geteuid() != 0 or shutil.which("mnexec") is None, reason="needs root and mnexec"),
 ]

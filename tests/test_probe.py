@@ -24,6 +24,8 @@ from testbed.hosts import HOSTS, Network
 from testbed.paths import path
 from testbed.topology import Host, Lane, Link, Loss, RunSpec, Switch, Topology, dump
 
+pytestmark = pytest.mark.alone
+
 needs_root = pytest.mark.skipif(
     os.geteuid() != 0 or shutil.which("mnexec") is None, reason="needs root and mnexec: hosts are network namespaces"
 )

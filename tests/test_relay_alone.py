@@ -20,6 +20,8 @@ from testbed.relay.loop import Loop, Way
 from testbed.topology import Host, Lane, Topology
 from tests.networks import RUN
 
+pytestmark = pytest.mark.alone
+
 ALONE = Topology("alone", "mininet", (Host("h1"),), (), (), RUN)
 
 

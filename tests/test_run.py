@@ -17,6 +17,8 @@ from testbed import experiment
 from testbed import topology as topologies
 from tests import runs
 
+pytestmark = pytest.mark.alone
+
 NETWORK = pytest.mark.skipif(
     os.geteuid() != 0 or shutil.which("mnexec") is None, reason="needs root and mnexec: use sudo make test"
 )

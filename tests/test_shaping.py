@@ -24,6 +24,8 @@ for number in range(int(sys.argv[2])):
 """
 RECEIVE = """
 import json, socket, sys
+
+pytestmark = pytest.mark.alone
 receiver = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
 receiver.bind((sys.argv[1], 9000))
 receiver.settimeout(2.5)

@@ -21,6 +21,8 @@ from testbed.sweep import child, folder
 from testbed.topology import RunSpec
 from tests import runs
 
+pytestmark = pytest.mark.alone
+
 KILLS = int(os.environ.get("TESTBED_SWEEP_KILLS", "2"))
 SEED = int(os.environ.get("TESTBED_KILL_SEED") or secrets.randbits(32))  # printed by a test that fails
 FILE = """
