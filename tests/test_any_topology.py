@@ -285,6 +285,7 @@ def answers(network: Network, a: str, b: str) -> bool:
     return False
 
 
+@pytest.mark.alone
 @pytest.mark.root
 @pytest.mark.skipif(
     os.geteuid() != 0 or not shutil.which("mnexec") or not shutil.which("ping"), reason="needs root, mnexec and ping"

@@ -21,13 +21,13 @@ from testbed.processes import look
 from testbed.topology import Host, RunSpec, Topology
 from tests.networks import marked, needs_relay
 
+pytestmark = pytest.mark.alone
+
 ROOT = Path(__file__).resolve().parent.parent
 CHILD = """
 import sys
 from testbed.hosts import HOSTS
 from testbed.topology import Host, Lane, Link, RunSpec, Switch, Topology
-
-pytestmark = pytest.mark.alone
 backend, run_id, *shaper = sys.argv[1:]
 hosts = (Host("h1"), Host("h2"))
 switches = (Switch("s1"),) if backend == "mininet" else ()

@@ -128,7 +128,7 @@ def test_a_run_folder_replays_the_profile_that_it_holds(replayed: tuple[Path, st
         ([entry("sequence", 3, total="1 ms")], {"width": 768}, "of 4 layers of width 768, vit-tiny has"),
         ([entry("sequenze", 3, total="1 ms")], {}, 'unknown method; did you mean "sequence"?'),
         ([entry("sequence", 3)], {}, "give either total or ranks"),
-        ([entry("sequence", 3, ranks=[{"mlp": "1 ms"}, {"mlp": "1 ms"}])], {}, "2 given: one for all ranks, or one for each of 3"),
+        ([entry("sequence", 3, ranks=[{"mlp": "1 ms"}, {"mlp": "1 ms"}])], {}, "2 given: one for all ranks"),
         ([entry("sequence", 3, ranks=[{"mlp": ["1 ms"]}])], {}, "1 values for 4 layers"),
         ([entry("sequence", 3, total="1 m")], {}, "duration"),
         ([entry("astra", 3, options={"group": 1}, total="1 ms")], {}, "group"),

@@ -16,6 +16,8 @@ from testbed.hosts import HOSTS, HostError, Network
 from testbed.topology import Lane, Link, Loss, Switch, Topology
 from tests.networks import LANE, machine, namespaces, needs_relay, remains, ring, root, star
 
+pytestmark = pytest.mark.alone
+
 SEND = """
 import socket, sys
 sender = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
@@ -24,8 +26,6 @@ for number in range(int(sys.argv[2])):
 """
 RECEIVE = """
 import json, socket, sys
-
-pytestmark = pytest.mark.alone
 receiver = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
 receiver.bind((sys.argv[1], 9000))
 receiver.settimeout(2.5)
