@@ -2,6 +2,7 @@
 # sudo make test   the same set-up, then all tests (those that need root are skipped without it, and say so)
 # make test-kernel tests in a guest whose kernel has netem and Open vSwitch; regenerates that part of docs/fidelity.md
 # sudo make fidelity [SHAPER=relay]   the same part for this machine's kernel, about 10 minutes
+# sudo make paper  the three sweeps of the paper's figures, then docs/paper.html; stopped at any time, it goes on there
 # make lint        ruff and mypy
 
 PYTHON ?= python3
@@ -9,7 +10,7 @@ BIN := .venv/bin
 # Under sudo, what was made here belongs to the owner of the checkout afterwards, also after a failure.
 GIVE_BACK := trap .ci/give-back EXIT;
 
-.PHONY: run test test-kernel fidelity setup system browser lint
+.PHONY: run test test-kernel fidelity paper setup system browser lint
 
 # The run is make's own child, without a shell between them, so that SIGTERM to make reaches it and it can clean up.
 run: export PYTHONDONTWRITEBYTECODE = 1
@@ -24,6 +25,14 @@ test-kernel: setup
 
 fidelity: setup
 	@$(GIVE_BACK) $(BIN)/python benchmarks/fidelity.py $(if $(SHAPER),--shaper $(SHAPER)) --write docs/fidelity.md
+
+# Sweeps that are finished have nothing to do. What failed in one, or ran on a network that was not the declared one (1, 3,
+# 4), is told on the page; `testbed sweep FILE --retry` runs it again.
+paper: setup
+	@$(GIVE_BACK) for name in fig1 devices tokens; do code=0; \
+	  $(BIN)/python -m testbed.sweep topologies/paper_$$name.yaml || code=$$?; \
+	  case $$code in 0 | 1 | 3 | 4) ;; *) exit $$code ;; esac; \
+	done; $(BIN)/python -m testbed.report sweeps/paper_fig1 sweeps/paper_devices sweeps/paper_tokens --out docs/paper.html
 
 setup: system .venv/.installed
 
