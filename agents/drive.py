@@ -14,6 +14,7 @@ from runtime.errors import PeerLost
 
 POLL_S, REPORT_S, SETUP_S = 0.2, 3.0, 300.0
 Row = dict[str, Any]
+Tell = Callable[[str, str], None]  # a host, and what its device does from now on
 
 
 class DeviceLost(Exception):
@@ -29,7 +30,7 @@ class Mesh:
 
     actors: Ray handles in rank order; reach[a][b]: the address at which rank b reaches rank a; alive(host, pid): is the
     device process still there (pid None: the host's Ray node), asked of the host again and again while Ray is waited
-    for, because Ray itself notices a death late or never.
+    for, because Ray itself notices a death late or never. tell: told what every device does, as far as it shows here.
     """
 
     def __init__(
@@ -38,24 +39,33 @@ class Mesh:
         actors: Sequence[Any],
         reach: Sequence[Sequence[str]],
         alive: Callable[[str, int | None], bool],
+        tell: Tell = lambda _host, _words: None,
     ) -> None:
-        self._assignment, self._actors, self._alive = assignment, actors, alive
+        self._assignment, self._actors, self._alive, self._tell = assignment, actors, alive, tell
         plan = assignment.plan
         self._hosts = [share.host for share in plan.shares]
         self._pids: dict[int, int] = {}
-        loaded = self._call([actor.load.remote(assignment, rank) for rank, actor in enumerate(actors)])
+        self._tell_all("loading")
+        loaded = self._call([actor.load.remote(assignment, rank) for rank, actor in enumerate(actors)], "loaded")
         self._pids = {rank: info["pid"] for rank, info in enumerate(loaded)}
         self._compare([info["extra"] for info in loaded])
         ports = [info["ports"] for info in loaded]
-        self._call([a.join.remote(addresses_of(ports, reach, rank)) for rank, a in enumerate(actors)])
+        self._call([a.join.remote(addresses_of(ports, reach, rank)) for rank, a in enumerate(actors)], "joined")
 
-    def _call(self, refs: list[Any]) -> list[Any]:
-        """All results of set-up calls. Raises DeviceLost if a device dies over them, or does not answer in time."""
+    def _tell_all(self, words: str) -> None:
+        for host in self._hosts:
+            self._tell(host, words)
+
+    def _call(self, refs: list[Any], words: str) -> list[Any]:
+        """All results of set-up calls, after which a device is as `words` say. Raises DeviceLost if a device dies over
+        them, or does not answer in time."""
         waiting, deadline = dict(zip(refs, self._hosts, strict=True)), time.monotonic() + SETUP_S
         while waiting:
             done, _ = ray.wait(list(waiting), num_returns=len(waiting), timeout=POLL_S)
             for ref in done:
-                self._set_up(ref, waiting.pop(ref))
+                host = waiting.pop(ref)
+                self._set_up(ref, host)
+                self._tell(host, words)
             gone = [host for host in waiting.values() if not self._alive(host, None)]
             if gone:
                 raise DeviceLost(
@@ -95,6 +105,7 @@ class Mesh:
             actor.infer.remote(number, index) if rank == plan.source else actor.take.remote(1e6): rank
             for rank, actor in enumerate(self._actors)
         }
+        self._tell_all(f"computing or waiting for request {number}")
         rows: dict[int, Row] = {}
         dead: set[int] = set()
         deadline = None
@@ -103,7 +114,10 @@ class Mesh:
                 if row["request"] != number:
                     row = row | {"error": f"answered request {row['request']} in place of {number}"}
                 rows[rank] = row
+                self._tell(self._hosts[rank], f"{'failed' if row['error'] else 'answered'} request {number}")
             dead |= {rank for rank, pid in self._pids.items() if not self._alive(self._hosts[rank], pid)}
+            for rank in dead:
+                self._tell(self._hosts[rank], "lost")
             if deadline is None and (dead or any(row["error"] for row in rows.values())):
                 deadline = time.monotonic() + REPORT_S
         if dead or len(rows) < plan.world or any(row["error"] for row in rows.values()):

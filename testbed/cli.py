@@ -189,7 +189,9 @@ def doctor(
 
 @app.command()
 def predict(
-    file: TopologyFile,
+    files: Annotated[
+        list[Path], typer.Argument(metavar="FILE|RUN...", help="A topology file; or run folders and sweep folders.")
+    ],
     profile: Annotated[
         Path | None, typer.Option(metavar="PROFILE", help="How long stages take [default: what FILE replays].")
     ] = None,
@@ -199,12 +201,19 @@ def predict(
     shaper: Shaper = None,
     json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
 ) -> None:
-    """Say what each method of FILE would take, without running it."""
+    """Say what each method of FILE would take, without running it; or what those of RUN took beside its prediction."""
     with _one_line_each():
-        from testbed.predict import command
+        from testbed.predict import beside, command
 
+        if all(file.is_dir() for file in files):
+            if profile or model or shaper:
+                _refuse(["--profile, --model and --shaper are for a topology file: a run folder says what it used"])
+            beside.main(files, not json, typer.echo)
+            return
+        if len(files) > 1:
+            _refuse(["give one topology file, or run folders and sweep folders only"])
         how = command.How(model=model, shaper=_known(shaper))
-        command.main(_readable(file), profile and _readable(profile), how, not json, typer.echo)
+        command.main(_readable(files[0]), profile and _readable(profile), how, not json, typer.echo)
 
 
 @app.command()

@@ -11,6 +11,7 @@ from typing import Any
 
 from runtime.actor import Station
 from testbed import control
+from testbed.gauge import Gauge, of_network
 from testbed.hosts import HostHandle, Network
 from testbed.store import RunFolder
 from testbed.topology import Topology
@@ -40,6 +41,10 @@ class Fleet:
     def alive(self, name: str, pid: int | None) -> bool:
         """Whether a host's device process runs; with pid None, whether its Ray node does."""
         return self._ray.node_lives(name) if pid is None else self.hosts[name].alive(pid)
+
+    def gauge(self) -> Gauge | None:
+        """What reads the links; None where nothing is shaped."""
+        return of_network(self.network, self._ray.leaders())
 
     def know_pids(self) -> None:
         """Learn which process each device is: `kill` must not have to ask one that computes."""

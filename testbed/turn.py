@@ -73,7 +73,8 @@ class Turn:
         self.entry |= {"status": "failed", "error": "the run was ended in the middle of it"}
         self.entry["payload_formula"] = self._formula(plan)
         self.experiment.save_entries()
-        progress.method(self.spec.label, run.repeats, run.budget_s)
+        hosts = [host.name for host in self.experiment.topology.hosts]
+        progress.method(self.spec.label, run.repeats, run.budget_s, hosts, self.fleet.gauge())
         self.fleet.killed.clear()
         try:
             with self._mesh(plan) as mesh, limited(self._hosts(plan)), self._watched(), self._changing():
@@ -120,6 +121,7 @@ class Turn:
             return None if killed else NO_DEVICE
         if self.fleet.network.shaping is not None:
             self.fleet.network.shaping.change(change.sender, change.receiver, change.lane)
+            self.experiment.progress.changed(change.where, change.lane)
         return None
 
     @contextmanager
@@ -162,7 +164,7 @@ class Turn:
         )
         reach = [[h.address_for(peer.name) if peer is not h else "" for peer in hosts] for h in hosts]
         actors = [self.fleet.actor(host.name) for host in hosts]
-        mesh = Mesh(assignment, actors, reach, self.fleet.alive)
+        mesh = Mesh(assignment, actors, reach, self.fleet.alive, self.experiment.progress.device)
         yield mesh
         mesh.close()
 

@@ -38,6 +38,13 @@ def network(topology: Topology) -> Network:
     return Network(_kind(topology), min(_rates(topology)), max(_delays(topology), default=0.0))
 
 
+def where(topology: Topology) -> str:
+    """ "one card per device, 4 devices, 10 Mbit/s, delay 2 ms": a network in a line."""
+    found = _lines(topology)
+    parts = [found["network"], f"{len(topology.hosts)} devices", found["rate"], found["delay"], found["loss"]]
+    return ", ".join(part for part in [*parts, found["changes"]] if part != "none")
+
+
 def axes(run: RunData, topology: Topology | None) -> dict[str, str]:
     """Every setting in which runs of one study may differ, in words; an axis that does not apply is "none"."""
     asked = run.topology["run"]

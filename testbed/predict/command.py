@@ -98,13 +98,13 @@ def predict(topology: Topology, profile: Profile, shape: Shape, how: How | None 
     cannot be, or a model of prediction that does not exist.
     """
     how, specs = how or How(), list(topology.run.methods)
-    found = [_forecast(topology, profile, shape, how, spec) for spec in specs]
+    found = [forecast(topology, profile, shape, how, spec) for spec in specs]
     single = next((f for f, spec in zip(found, specs, strict=True) if spec.method == "single"), None)
-    single = single or _forecast(topology, profile, shape, how, MethodSpec("single"))
+    single = single or forecast(topology, profile, shape, how, MethodSpec("single"))
     return [_with_speedup(forecast, single.outcome) for forecast in found]
 
 
-def _forecast(topology: Topology, profile: Profile, shape: Shape, how: How, spec: MethodSpec) -> Forecast:
+def forecast(topology: Topology, profile: Profile, shape: Shape, how: How, spec: MethodSpec) -> Forecast:
     try:
         work = work_of(topology, profile, shape, spec)
         choice = choose(topology, work, how.load, how.model)
@@ -122,6 +122,7 @@ def work_of(topology: Topology, profile: Profile, shape: Shape, spec: MethodSpec
     hosts = [run.source, *(host.name for host in topology.hosts if host.name != run.source)]
     devices = hosts[:1] if methods.load(spec.method).cuts == "nothing" else hosts
     plan = place(spec.method, spec.options, shape, run.tokens, Cluster(tuple(devices)))
+    plan = replace(plan, input_at=run.input_at)
     entry = profile.entry(plan)
     layers = [max(1, len(share.layers)) for share in plan.shares]
 
