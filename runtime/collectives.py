@@ -36,11 +36,14 @@ class Exchange:
     flushed. All verbs raise PeerLost when a peer is gone and BadFrame when it sent something else.
     """
 
-    def __init__(self, transport: Transport, request: int, stages: Stages = untimed) -> None:
+    def __init__(
+        self, transport: Transport, request: int, stages: Stages = untimed, place: torch.device | None = None
+    ) -> None:
+        """place: where tensors are wanted that come in; None: as they come, on the CPU."""
         self.rank, self.world, self.request = transport.rank, transport.world, request
         self.others = tuple(rank for rank in range(self.world) if rank != self.rank)
         self.waited_s = self.input_transfer_s = self.result_waited_s = 0.0
-        self._transport, self._stages = transport, stages
+        self._transport, self._stages, self._place = transport, stages, place
 
     def all_gather(self, layer: int, tensor: torch.Tensor) -> Pending:
         """Send the tensor to all other ranks at once; compute, then take theirs with `.wait()`. Shapes may differ."""
@@ -51,7 +54,7 @@ class Exchange:
     def send_to(self, layer: int, ranks: Iterable[int], tensor: torch.Tensor) -> None:
         """Send one tensor to each of the ranks, in the order given."""
         begun_s = time.perf_counter()
-        tensor = tensor.contiguous()
+        tensor = _ready(tensor)
         for rank in ranks:
             self._transport.send(rank, Kind.EXCHANGE, self.request, layer, tensor)
         self._stages.note("send", "send", layer, begun_s, time.perf_counter())
@@ -59,7 +62,7 @@ class Exchange:
     def receive_from(self, layer: int, ranks: Iterable[int]) -> dict[int, torch.Tensor]:
         """One tensor from each of the ranks, in the order given."""
         begun_s = time.perf_counter()
-        received = {rank: self._transport.receive(rank, Kind.EXCHANGE, self.request, layer) for rank in ranks}
+        received = {rank: self._receive(rank, Kind.EXCHANGE, layer) for rank in ranks}
         ended_s = time.perf_counter()
         self.waited_s += ended_s - begun_s
         self._stages.note("wait", "receive", layer, begun_s, ended_s)
@@ -87,30 +90,34 @@ class Exchange:
     def send_input(self, rank: int, tensor: torch.Tensor) -> None:
         """Give a rank its part of the input."""
         begun_s = time.perf_counter()
-        self._transport.send(rank, Kind.SCATTER, self.request, NO_LAYER, tensor.contiguous())
+        self._transport.send(rank, Kind.SCATTER, self.request, NO_LAYER, _ready(tensor))
         self._stages.note("scatter", "send", None, begun_s, time.perf_counter())
 
     def receive_input(self, source: int) -> torch.Tensor:
         """This rank's part of the input."""
-        received = self._transport.receive(source, Kind.SCATTER, self.request, NO_LAYER)
+        received = self._receive(source, Kind.SCATTER)
         self.input_transfer_s += time.perf_counter() - self._transport.header_at_s
         return received
 
     def send_result(self, rank: int, tensor: torch.Tensor) -> None:
         """Return this rank's part of the result."""
         begun_s = time.perf_counter()
-        self._transport.send(rank, Kind.GATHER, self.request, NO_LAYER, tensor.contiguous())
+        self._transport.send(rank, Kind.GATHER, self.request, NO_LAYER, _ready(tensor))
         self._stages.note("gather", "send", None, begun_s, time.perf_counter())
 
     def receive_result(self, rank: int) -> torch.Tensor:
         """A rank's part of the result."""
         begun_s = time.perf_counter()
-        received = self._transport.receive(rank, Kind.GATHER, self.request, NO_LAYER)
+        received = self._receive(rank, Kind.GATHER)
         came_s = self._transport.header_at_s
         self.result_waited_s += came_s - begun_s
         self._stages.note("wait", "result", None, begun_s, came_s)
         self._stages.note("gather", "receive", None, came_s, time.perf_counter())
         return received
+
+    def _receive(self, rank: int, kind: Kind, layer: int = NO_LAYER) -> torch.Tensor:
+        received = self._transport.receive(rank, kind, self.request, layer)
+        return received if self._place is None else received.to(self._place)
 
     def _shift(self, layer: int, chunk: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
         """One step of the ring: the chunk to the right neighbour, theirs from the left one. Raises BadFrame."""
@@ -124,6 +131,11 @@ class Exchange:
                 f"expected {tuple(like.shape)} of {like.dtype}; do all ranks reduce the same shape?"
             )
         return received
+
+
+def _ready(tensor: torch.Tensor) -> torch.Tensor:
+    """As a transport takes it."""
+    return tensor.cpu().contiguous() if tensor.is_cuda else tensor.contiguous()
 
 
 def all_reduce_bytes(numel: int, itemsize: int, world: int, rank: int) -> int:

@@ -30,7 +30,7 @@ class Device:
         method: Method,
         transport: Transport,
         interfaces: Sequence[str] = (),
-        exchange: Callable[[Transport, int, Stages], Exchange] = Exchange,
+        exchange: Callable[[Transport, int, Stages, torch.device], Exchange] = Exchange,
         inputs: Callable[[int], Tensor] | None = None,
     ) -> None:
         """inputs: raw input by request number, where the plan says that every device has it."""
@@ -87,7 +87,7 @@ class Device:
 
     def _begin(self, request: int) -> tuple[Exchange, int | None]:
         self.transport.traffic = Traffic()
-        return self._exchange(self.transport, request, self.stages), self._sent_on_wire()
+        return self._exchange(self.transport, request, self.stages, self.method.model.place), self._sent_on_wire()
 
     def _run(self, raw: Tensor, exchange: Exchange) -> Tensor | None:
         """This device's layers on its part of the input; the row that the head needs, if this device has it."""
@@ -96,7 +96,7 @@ class Device:
         x = torch.empty(0)
         if len(raw):
             with self.stages("embed"):
-                x = torch.cat([prefix, model.embed(raw, tokens.start, self.plan.tokens)])
+                x = torch.cat([prefix, model.embed(raw.to(model.place), tokens.start, self.plan.tokens)])
         y = self.method.forward(x, exchange)
         if self.rank not in holders(self.method):
             return None

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from torch import Tensor, dtype, float32, int64, uint8, zeros
+from torch import Tensor, device, dtype, float32, int64, uint8, zeros
 
 from runtime.codecs.vq import packed_bytes
 from runtime.layer import Attended, Layer, Part
@@ -84,7 +84,7 @@ class HollowModel(Model):
 
     def __init__(self, shape: Shape, layers: Sequence[Layer], nothing: Nothing) -> None:
         super().__init__(shape, {}, layers)
-        self.nothing = nothing
+        self.nothing, self.place = nothing, device(nothing.place)
 
     def with_layers(self, layers: Sequence[Layer]) -> HollowModel:
         return HollowModel(self.shape, layers, self.nothing)

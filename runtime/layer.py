@@ -88,31 +88,40 @@ class Attended:
         return Attended(self.out * mine + other.out * theirs, total)
 
 
-def visible(part: Span, queries: Span, causal: bool) -> Tensor | bool:
+def visible(part: Span, queries: Span, causal: bool, place: torch.device | None = None) -> Tensor | bool:
     """May queries see the part: True (all of it), False (none), or an additive mask [S queries, S keys]."""
     if not causal or part.stop - 1 <= queries.start:
         return True
     if part.start >= queries.stop:
         return False
-    rows = torch.arange(queries.start, queries.stop).unsqueeze(1)
-    columns = torch.arange(part.start, part.stop).unsqueeze(0)
-    return torch.zeros(len(queries), len(part)).masked_fill_(columns > rows, float("-inf"))
+    rows = torch.arange(queries.start, queries.stop, device=place).unsqueeze(1)
+    columns = torch.arange(part.start, part.stop, device=place).unsqueeze(0)
+    return torch.zeros(len(queries), len(part), device=place).masked_fill_(columns > rows, float("-inf"))
 
 
 def attend(q: Tensor, part: Part, start: int, causal: bool) -> Attended | None:
     """Attention of queries q [H, S, head_dim] at `start` to one part; None if the mask hides all of it."""
     diagonal = causal and part.start == start and part.k.shape[1] == q.shape[1]
     keys, queries = Span(part.start, part.start + part.k.shape[1]), Span(start, start + q.shape[1])
-    seen = True if diagonal else visible(keys, queries, causal)
+    seen = True if diagonal and q.is_cpu else visible(keys, queries, causal, q.device)
     if seen is False or len(keys) == 0:
         return None
     repeat = q.shape[0] // part.k.shape[0]
     k, v = (t.repeat_interleave(repeat, 0) if repeat > 1 else t for t in (part.k, part.v))
+    if not q.is_cpu:
+        return plainly(q, k, v, None if seen is True else seen)
     # The public scaled_dot_product_attention calls this very kernel on a CPU but drops the logsumexp we merge by.
     out, logsumexp = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
         q.unsqueeze(0), k.unsqueeze(0), v.unsqueeze(0), is_causal=diagonal, attn_mask=None if seen is True else seen
     )
     return Attended(out[0], logsumexp[0])
+
+
+def plainly(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | bool | None) -> Attended:
+    """Attention written out, for devices that have no kernel which tells the logsumexp in fp32: as exact, slower."""
+    scores = q @ k.transpose(1, 2) * q.shape[-1] ** -0.5
+    scores = scores if mask is None else scores + mask
+    return Attended(scores.softmax(-1) @ v, scores.logsumexp(-1))
 
 
 class Layer:
@@ -164,7 +173,9 @@ class Layer:
         """Rotary positions `start`, start + 1, ... on [heads, S, head_dim]; unchanged where the family has none."""
         if self.rotary is None:
             return heads
-        angles = torch.arange(start, start + heads.shape[1]).float().unsqueeze(1) * self.rotary.unsqueeze(0)
+        angles = torch.arange(start, start + heads.shape[1], device=heads.device).float().unsqueeze(
+            1
+        ) * self.rotary.unsqueeze(0)
         cos, sin = (torch.cat([t, t], -1) * self.shape.rotary_scale for t in (angles.cos(), angles.sin()))
         low, high = heads.chunk(2, -1)
         return heads * cos + torch.cat([-high, low], -1) * sin

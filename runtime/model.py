@@ -55,6 +55,7 @@ class Model:
     def __init__(self, shape: Shape, tensors: Mapping[str, Tensor], layers: Sequence[Layer]) -> None:
         self.shape, self.layers = shape, layers
         self._tensors = tensors
+        self.place = next((tensor.device for tensor in tensors.values()), torch.device("cpu"))
         self._positions: dict[int, Tensor] = {}
 
     def with_layers(self, layers: Sequence[Layer]) -> Model:
@@ -82,7 +83,7 @@ class Model:
     def class_token(self) -> Tensor:
         """The class token with its position [1, D], or no rows [0, D]."""
         if not self.shape.class_token:
-            return torch.zeros(0, self.shape.width)
+            return torch.zeros(0, self.shape.width, device=self.place)
         return self._tensors["embed.class.weight"] + self._tensors["embed.positions.weight"][:1]
 
     def _patch_positions(self, tokens: int) -> Tensor:
@@ -139,20 +140,21 @@ class Weights(Protocol):
 
 @dataclass(frozen=True)
 class Folder:
-    """A converted model in a folder: `Weights`."""
+    """A converted model in a folder, loaded to a place of torch, "cpu" or "cuda": `Weights`."""
 
     path: Path
+    place: str = "cpu"
 
     def load(self, layers: Span | None = None, heads: Span | None = None) -> Model:
-        return load(self.path, layers, heads)
+        return load(self.path, layers, heads, self.place)
 
 
-def load(folder: Path, layers: Span | None = None, heads: Span | None = None) -> Model:
+def load(folder: Path, layers: Span | None = None, heads: Span | None = None, place: str = "cpu") -> Model:
     """Load a share of a converted model: these layers (default all) cut to these heads (all). Raises BadModel."""
     shape = load_shape(folder)
     layers = layers or Span(0, shape.layers)
     try:
-        with safe_open(folder / WEIGHTS, framework="pt") as file:
+        with safe_open(folder / WEIGHTS, framework="pt", device=place) as file:
             rest = {n: file.get_tensor(n) for n in file.keys() if not n.startswith("layers.")}  # noqa: SIM118
             rotary = rest.pop("rotary.frequencies", None)
             loaded = [

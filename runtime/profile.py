@@ -45,7 +45,9 @@ class Entry:
         """Of a whole request on its slowest rank, if every stage of every layer is passed once."""
         if self.total_s is not None:
             return self.total_s
-        return max(sum(s * layers if isinstance(s, float) else sum(s) for s in stages.values()) for stages in self.ranks)
+        return max(
+            sum(s * layers if isinstance(s, float) else sum(s) for s in stages.values()) for stages in self.ranks
+        )
 
 
 @dataclass(frozen=True)

@@ -38,9 +38,13 @@ untimed = Stages()
 
 
 class Timed(Stages):
-    """Times every stage of a request. began_s: of the request, on the machine's monotonic clock."""
+    """Times every stage of a request. began_s: of the request, on the machine's monotonic clock.
 
-    def __init__(self) -> None:
+    settle: returns once what was asked of a device that works on its own, such as a GPU, is done.
+    """
+
+    def __init__(self, settle: Callable[[], None] | None = None) -> None:
+        self._settle = settle
         self.restart()
 
     def restart(self, at_s: float | None = None) -> None:
@@ -53,6 +57,8 @@ class Timed(Stages):
 
     def leave(self, name: str, layer: int | None, kind: Kind, start_s: float) -> None:
         """A stage that began at start_s ends now."""
+        if self._settle is not None:
+            self._settle()
         self.note(kind, name, layer, start_s, perf_counter())
 
     def note(self, kind: Kind, name: str, layer: int | None, start_s: float, end_s: float) -> None:

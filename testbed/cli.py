@@ -158,7 +158,8 @@ def trace(
 def profile(
     file: TopologyFile,
     out: Annotated[Path, typer.Option(metavar="PROFILE", help="The file to write.")] = Path("profile.yaml"),
-    threads: Annotated[int, typer.Option(min=1, help="Threads of torch.")] = 1,
+    device: Annotated[str, typer.Option(metavar="NAME", help="cpu or cuda.")] = "cpu",
+    threads: Annotated[int, typer.Option(min=1, help="Threads of torch on the CPU.")] = 1,
     repeats: Annotated[
         int, typer.Option(min=1, help="Requests, after one to warm up, of which medians are taken.")
     ] = 5,
@@ -168,7 +169,10 @@ def profile(
         from testbed import check as module
         from testbed import profile as profiling
 
-        profiling.main(module.load(_readable(file)), out, (threads, repeats), typer.echo)
+        if device not in ("cpu", "cuda"):
+            _refuse([f"--device {device}: there are cpu and cuda"])
+        how = profiling.How(device, threads, repeats)
+        profiling.main(module.load(_readable(file)), out, how, typer.echo)
 
 
 @app.command()

@@ -6,6 +6,7 @@ import sys
 import tempfile
 from collections import defaultdict
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
@@ -15,7 +16,7 @@ from torch import Tensor
 from agents.cluster import Cluster
 from agents.place import place
 from runtime.device import Device
-from runtime.profile import Entry, Profile, Seconds
+from runtime.profile import Entry, Profile, ProfileError, Seconds
 from testbed import material, profiles
 from testbed.manifest import machine
 from testbed.material import Material
@@ -25,12 +26,30 @@ from testbed.topology import MethodSpec, Topology
 ALIKE = 1.5  # a stage whose slowest layer takes no more than this times the median is one figure for all layers
 
 
-def profile(topology: Topology, name: str, threads: int, repeats: int, say: Callable[[str], None]) -> Profile:
-    """Medians over `repeats` requests of every stage, each device alone on `threads` threads of torch. Raises BadModel.
+@dataclass(frozen=True)
+class How:
+    """device: of torch, "cpu" or "cuda"; threads: of torch on the CPU; repeats: after one request to warm up."""
+
+    device: str = "cpu"
+    threads: int = 1
+    repeats: int = 5
+
+    @property
+    def words(self) -> str:
+        """What ran, for people."""
+        if self.device == "cuda":
+            return f"{torch.cuda.get_device_name()}"
+        return f"{self.threads} thread{'s' if self.threads > 1 else ''} of the CPU"
+
+
+def profile(topology: Topology, name: str, how: How, say: Callable[[str], None]) -> Profile:
+    """Medians over some requests of every stage, each device alone. Raises BadModel, ProfileError.
 
     Times are those of this machine, whole: no CPU share of the file holds here.
     """
-    torch.set_num_threads(threads)
+    if how.device == "cuda" and not torch.cuda.is_available():
+        raise ProfileError("device cuda: torch finds no GPU here; use cpu, or run this on a machine that has one")
+    torch.set_num_threads(how.threads)
     torch.set_grad_enabled(False)
     run = topology.run
     collected = material.collect(run)
@@ -38,19 +57,19 @@ def profile(topology: Topology, name: str, threads: int, repeats: int, say: Call
         ready = material.gather(run, collected, Path(folder) / "requests.safetensors", say)
         entries = []
         for spec in run.methods:
-            entries.append(_entry(spec, ready, collected.raw[0], topology, repeats))
+            entries.append(_entry(spec, ready, collected.raw[0], topology, how))
             say(f"{spec.label}: {show(entries[-1], ready.shape.layers)}")
     return Profile(name, ready.shape.layers, ready.shape.width, tuple(entries))
 
 
-def _entry(spec: MethodSpec, ready: Material, raw: Tensor, topology: Topology, repeats: int) -> Entry:
+def _entry(spec: MethodSpec, ready: Material, raw: Tensor, topology: Topology, how: How) -> Entry:
     names = [host.name for host in topology.hosts]
     source = topology.run.source
     cluster = Cluster((source, *(name for name in names if name != source)))
     plan = place(spec.method, spec.options, ready.shape, topology.run.tokens, cluster)
     assert ready.folder is not None, "a profile is of what is computed"
-    devices = rehearsed(plan, ready.folder, ready.extras.get(spec.label), raw)
-    ranks = tuple(stages(device, raw, repeats) for device in devices)
+    devices = rehearsed(plan, ready.folder, ready.extras.get(spec.label), raw, how.device)
+    ranks = tuple(stages(device, raw, how.repeats) for device in devices)
     return Entry(spec.method, dict(spec.options), topology.run.tokens, plan.world, ranks)
 
 
@@ -78,15 +97,17 @@ def show(entry: Entry, layers: int) -> str:
     return f"{entry.whole_s(layers) * 1e3:.4g} ms on the slowest of {entry.devices} devices"
 
 
-def main(topology: Topology, out: Path, options: tuple[int, int], say: Callable[[str], None]) -> None:
-    """Measure and write. options: threads, repeats. Raises OSError, BadModel."""
-    threads, repeats = options
-    found = profile(topology, out.stem, threads, repeats, say)
+def main(topology: Topology, out: Path, how: How, say: Callable[[str], None]) -> None:
+    """Measure and write. Raises BadModel, ProfileError."""
+    found = profile(topology, out.stem, how, say)
     about = (
-        f"{topology.run.model}, {topology.run.tokens} tokens, fp32, {threads} thread(s) of torch, one device at a "
-        f"time; medians of {repeats} requests"
+        f"{topology.run.model}, {topology.run.tokens} tokens, fp32, one device at a time on {how.words}; "
+        f"medians of {how.repeats} requests"
     )
-    profiles.write(out, found, about, machine())
+    try:
+        profiles.write(out, found, about, machine())
+    except OSError as error:
+        raise ProfileError(f"{out}: cannot be written: {error.strerror}") from None
     say(f"written: {out}")
 
 

@@ -19,6 +19,7 @@ from runtime import methods
 from runtime.device import Device
 from runtime.model import Folder
 from runtime.plan import Plan
+from runtime.stages import Timed
 from runtime.transport import Traffic, loopback
 
 PATIENCE_S = 600.0
@@ -67,11 +68,17 @@ class Player:
         """See `Transport.close`."""
 
 
-def rehearsed(plan: Plan, folder: Path, extra: Path | None, raw: Tensor) -> Sequence[Device]:
-    """Every device of a plan, in rank order, after one request together; from now on each is by itself."""
+def rehearsed(plan: Plan, folder: Path, extra: Path | None, raw: Tensor, place: str = "cpu") -> Sequence[Device]:
+    """Every device of a plan, in rank order, after one request together; from now on each is by itself.
+
+    place: of torch, "cpu" or "cuda", for all of them.
+    """
     kind = methods.load(plan.method)
     recorders = [Recorder(one) for one in loopback.mesh(plan.world, PATIENCE_S)]
-    devices = [Device(kind(Folder(folder), plan, rank, extra), recorders[rank]) for rank in range(plan.world)]
+    settle = torch.cuda.synchronize if place == "cuda" else None
+    weights = Folder(folder, place)
+    made = [kind(weights, plan, rank, extra, Timed(settle)) for rank in range(plan.world)]
+    devices = [Device(method, recorder) for method, recorder in zip(made, recorders, strict=True)]
 
     def take_part(device: Device) -> None:
         torch.set_grad_enabled(False)

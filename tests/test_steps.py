@@ -10,10 +10,13 @@ import torch
 
 from runtime import families, methods, steps
 from runtime.collectives import all_reduce_bytes
+from runtime.layer import Part, attend, plainly, visible
 from runtime.methods.method import FLOAT_BYTES
+from runtime.plan import Span
 from runtime.shape import Shape
 from runtime.transport import loopback, wire
-from tests.devices import planned, random_input, request
+from testbed.rehearse import rehearsed
+from tests.devices import codebooks, planned, random_input, request
 
 VIT = Shape(
     "vit", 12, 768, 12, 12, 64, 3072, embedding="patches", patch=16, class_token=True, readout="first", outputs=1000,
@@ -108,3 +111,31 @@ def test_a_request_takes_these_very_steps(method: str, options: dict[str, Any], 
             for peer in step.to
         ]
         assert transport.sent == expected  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("mask", [None, "causal"])
+def test_attention_written_out_is_that_of_the_kernel(mask: str | None) -> None:
+    """What runs where there is no such kernel, as on a GPU, against what runs here."""
+    generator = torch.Generator().manual_seed(3)
+    q, k, v = (torch.randn(4, 20, 16, generator=generator) for _ in range(3))
+    hidden = visible(Span(0, 20), Span(0, 20), True) if mask else None
+    expected = attend(q, Part(k, v, 0), 0, causal=mask is not None)
+    found = plainly(q, k, v, hidden)
+    assert expected is not None
+    assert torch.allclose(found.out, expected.out, atol=1e-6)
+    assert torch.allclose(found.logsumexp, expected.logsumexp, atol=1e-6)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="torch finds no GPU here")
+@pytest.mark.parametrize(("method", "options"), EVERY, ids=[f"{m}-{o}" for m, o in EVERY])
+def test_a_gpu_computes_what_the_processor_does(method: str, options: dict[str, Any], tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    shape = families.convert("vit-tiny", "random", 0, folder)
+    options = options | {"codewords": 64} if method == "astra" else options
+    plan, raw = planned(method, options, shape, 48, 2), random_input(shape, 48)
+    extra = codebooks(folder, options, 48, tmp_path / "extra") if method == "astra" else None
+    results = []
+    for place in ("cpu", "cuda"):
+        device = rehearsed(plan, folder, extra, raw, place)[0]
+        results.append(device.infer(0, raw)[0].cpu())
+    assert torch.allclose(*results, atol=1e-3)

@@ -30,7 +30,7 @@ class GroupedVQ:
 
     def decode(self, codes: Tensor) -> Tensor:
         """codes [T, G] -> x̂ [T, D]."""
-        return self.codebook[torch.arange(self.groups), codes].reshape(codes.shape[0], -1)
+        return self.codebook[torch.arange(self.groups, device=codes.device), codes].reshape(codes.shape[0], -1)
 
     def pack(self, x: Tensor) -> Tensor:
         """x [T, D] -> its codes as they are sent, uint8."""
@@ -38,7 +38,7 @@ class GroupedVQ:
 
     def unpack(self, packed: Tensor, tokens: int) -> Tensor:
         """The codes [T, G] of so many tokens, as they came."""
-        return unpack(packed, tokens, self.groups, self.bits)
+        return unpack(packed, tokens, self.groups, self.bits).to(self.codebook.device)
 
 
 def code_bits(codewords: int) -> int:
@@ -55,7 +55,7 @@ def packed_bytes(tokens: int, groups: int, bits: int) -> int:
 
 def pack(codes: Tensor, bits: int) -> Tensor:
     """codes [T, G] -> uint8 [ceil(T·G·bits / 8)], most significant bit first, the last byte padded with zeros."""
-    flat = codes.reshape(-1).numpy().astype(np.uint16)
+    flat = codes.reshape(-1).cpu().numpy().astype(np.uint16)
     spread = flat.astype(">u2").view(np.uint8).reshape(-1, 2)
     return torch.from_numpy(np.packbits(np.unpackbits(spread, axis=1)[:, 16 - bits :]))
 

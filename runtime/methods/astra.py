@@ -77,7 +77,7 @@ class Astra(Method):
             return
         if extra is None:
             raise ValueError("astra needs a file of codebooks")
-        books = load_file(extra)
+        books = load_file(extra, device=str(self.model.place))
         self.codecs = [{name: GroupedVQ(books[f"layers.{layer.index}.{name}"]) for name in names} for layer in layers]
         self.tables = [Table(layer, books[f"layers.{layer.index}.input"][0]) if tabled else None for layer in layers]
 
