@@ -158,9 +158,9 @@ def main() -> None:
     cells: list[Row] = []
     try:
         for cell in grid(given.quick):
-            found = next((one for one in kept if tuple(one["cell"]) == cell), None)
+            found = next((one for one in kept if (*one["cell"], one["forced"]) == (*cell, given.shaper)), None)
             if found is None:
-                found = measured(cell, given.shaper)
+                found = {**measured(cell, given.shaper), "forced": given.shaper}
                 if given.cells:
                     with given.cells.open("a") as file:
                         file.write(json.dumps(found) + "\n")

@@ -129,7 +129,7 @@ def read(document: Document, switches: Sequence[Switch]) -> dict[int, Link]:
             _check_at_medium(document, index, [known for known in (default, door) if known is not None])
         else:
             _check_rate(document, index)
-        if door is None or default is None or document.wrong(*place) or document.wrong("defaults", "link"):
+        if door is None or default is None or document.unsound(*place) or document.unsound("defaults", "link"):
             continue
         link = _link(document, index, (default, door), media)
         if link is not None:

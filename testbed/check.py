@@ -133,7 +133,7 @@ def _refusals(draft: Draft) -> list[Unfit]:
         for node, into, out in ((link.b, link.up, link.down), (link.a, link.down, link.up)):
             if math.isinf(out.rate_bit_s):
                 media[node] = Switch(node, "shared", into.rate_bit_s)
-    alone = Topology("", "mininet", (), tuple(media.values()), (), RunSpec("", ""))
+    alone = Topology("", "mininet", (), tuple(media.values()), (), RunSpec("", ""), draft.events)
     found = [unfit for index, link in draft.links.items() for unfit in envelope.link_refusal(index, link, media)]
     return [*envelope.refusal(alone), *found]
 

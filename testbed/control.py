@@ -7,16 +7,18 @@ import os
 import secrets
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from subprocess import Popen
 from typing import Any
 
 from runtime.actor import DeviceActor, Station
-from testbed.hosts import HostError, Network
+from testbed.hosts import HostError, HostHandle, Network
 
-UP_S = 60.0
+UP_S = 60.0  # of a group of nodes
+AT_ONCE = 2 * len(os.sched_getaffinity(0))  # nodes that start together
 OBJECT_STORE_BYTES = 80_000_000  # the least that Ray accepts is enough: no tensor goes through it
 FLAGS = [
     "--disable-usage-stats",
@@ -86,16 +88,18 @@ def cluster(network: Network, log: Callable[[str], Path]) -> Iterator[Control]:
     address, process = _head(network, log)
     environment = {**os.environ, **environment}
     nodes = {"control": process}
-    for index, host in enumerate(network.hosts.values()):
-        own = [f"--node-ip-address={host.control_address}", f"--temp-dir={_made(network.directory / f'r{index}')}"]
-        mark = f"--resources={json.dumps({f'host:{host.name}': 1})}"
-        command = [RAY, "start", "--block", f"--address={address}", "--num-cpus=1", mark, *own, *FLAGS]
-        nodes[host.name] = host.start(command, log(host.name), environment)
     try:
         own_address = network.control_address
         ray.init(address, _node_ip_address=own_address, log_to_driver=False, logging_level="ERROR")
-        wanted = {f"host:{name}" for name in network.hosts}
-        _await(lambda: wanted <= set(ray.cluster_resources()), nodes, log)
+        hosts = list(enumerate(network.hosts.values()))
+        # Ray gives a node 30 s to come up, whatever it is told: on a busy machine sixteen at once take longer.
+        for first in range(0, len(hosts), AT_ONCE):
+            group = hosts[first : first + AT_ONCE]
+            for index, host in group:
+                folder = _made(network.directory / f"r{index}")
+                nodes[host.name] = host.start(_node(address, host, folder), log(host.name), environment)
+            wanted = [f"host:{host.name}" for _, host in group]
+            _await(partial(_all_in, ray.cluster_resources, wanted), nodes, log)
         yield Control(ray, nodes, time.monotonic() - began)
     except ControlError:
         over = [name for name, host in network.hosts.items() if host.killed_for_memory()]
@@ -105,6 +109,13 @@ def cluster(network: Network, log: Callable[[str], Path]) -> Iterator[Control]:
         raise
     finally:
         ray.shutdown()
+
+
+def _node(address: str, host: HostHandle, folder: Path) -> list[str]:
+    """The command of a host's Ray node."""
+    own = [f"--node-ip-address={host.control_address}", f"--temp-dir={folder}"]
+    mark = f"--resources={json.dumps({f'host:{host.name}': 1})}"
+    return [RAY, "start", "--block", f"--address={address}", "--num-cpus=1", mark, *own, *FLAGS]
 
 
 def _head(network: Network, log: Callable[[str], Path]) -> tuple[str, Popen[bytes]]:
@@ -140,6 +151,10 @@ def _environment(directory: Path) -> dict[str, str]:
         "RAY_DEDUP_LOGS": "0",
         "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])),
     }
+
+
+def _all_in(resources: Callable[[], Collection[str]], wanted: Sequence[str]) -> bool:
+    return set(wanted) <= set(resources())
 
 
 def _made(folder: Path) -> Path:

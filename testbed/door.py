@@ -286,9 +286,14 @@ def enter(door: type[D], value: Any, place: Place, document: Document) -> D | No
     try:
         return door.model_validate({} if value is None else value, context=document)
     except ValidationError as error:
-        for detail in error.errors(include_url=False):
+        details = error.errors(include_url=False)
+        for detail in details:
             _note(door, detail, place, document)
+    strangers = {detail["loc"][0] for detail in details if detail["type"] == "extra_forbidden"}
+    if len(strangers) < len(details):
         return None
+    # Of a key that does not exist nothing else depends: what is wrong with the others is found in the same pass.
+    return door.model_validate({key: one for key, one in value.items() if key not in strangers}, context=document)
 
 
 def unknown(key: str, allowed: list[str]) -> str:
@@ -306,6 +311,7 @@ def _note(door: type[Door], detail: ErrorDetails, place: Place, document: Docume
             _note(error.door, inner, where, document)
         return
     if kind == "extra_forbidden":
+        document.unknown |= {where, document.source(where)}
         document.problem(where, unknown(str(inside[-1]), list(door.model_fields)))
         return
     said = _SAID.get(kind, detail["msg"]).format(**detail.get("ctx", {}))

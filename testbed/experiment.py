@@ -22,7 +22,6 @@ from runtime.model import fingerprint
 from testbed import check, clean, control, cost, doctor, inputs, material, probe, shape, store, yamlfile
 from testbed.fleet import Fleet
 from testbed.hosts import HOSTS, HostError, Network
-from testbed.hosts.shaping import RelayShaping
 from testbed.inputs import BadInputs
 from testbed.manifest import manifest
 from testbed.material import Collected, Material
@@ -195,7 +194,7 @@ class Experiment:
 
     def _warn(self, network: Network) -> None:
         """Say what the relay could not do and goes on without, and keep it for the report."""
-        found = list(network.shaping.warnings) if isinstance(network.shaping, RelayShaping) else []
+        found = list(network.shaping.warnings) if network.shaping is not None else []
         self.folder.write_json(store.MANIFEST, self.manifest | {"shaper_warnings": found})
         for line in found:
             self.progress.stage(f"the relay goes on, but: {line}")

@@ -190,6 +190,8 @@ def main(file: str | FilePath, shaper: str | None = None, say: Callable[[str], o
     if network.shaping is None:
         say("nothing is shaped here: this backend has no links")
         return EXIT["ok"]
+    for line in network.shaping.warnings:
+        say(f"the {network.shaping.name} goes on, but: {line}")
     say(f"{topology.name}: {len(network.hosts)} hosts, links by {network.shaping.name}, probed in {took_s:.1f} s")
     render_links(rows, Console(highlight=False))
     for line in not_judged(rows):

@@ -74,6 +74,7 @@ class Document:
     lines: dict[Place, int] = field(default_factory=dict)
     found: list[tuple[int, str]] = field(default_factory=list)
     places: set[Place] = field(default_factory=set)  # of the problems found
+    unknown: set[Place] = field(default_factory=set)  # those of them that are keys which do not exist
     sources: dict[Place, Place] = field(default_factory=dict)
     said: set[tuple[int, str]] = field(default_factory=set)  # the same as `found`, for looking up
     traces: dict[str | int, tuple[Any, Trace]] = field(default_factory=dict)  # read so far: what was written, meant
@@ -109,6 +110,10 @@ class Document:
     def wrong(self, *place: str | int) -> bool:
         """Whether a problem was found at this place or inside it: what follows from it is not worth a second line."""
         return any(found[: len(place)] == place for found in self.places)
+
+    def unsound(self, *place: str | int) -> bool:
+        """The same, but for keys that do not exist: on them nothing else depends."""
+        return any(found[: len(place)] == place for found in self.places - self.unknown)
 
     def at(self, place: Place, otherwise: Any) -> Any:
         """What the file has at a place, as it was written, or `otherwise`."""

@@ -104,6 +104,10 @@ class Shaping(Protocol):
     def name(self) -> str:
         """ "netem", "tbf" or "relay"."""
 
+    @property
+    def warnings(self) -> Sequence[str]:
+        """What it could not do and goes on without, one line each."""
+
     def change(self, sender: str, receiver: str, lane: Lane | None) -> None:
         """From now on this direction is as `lane` says (its trace is ignored); None: it carries nothing.
 

@@ -17,6 +17,8 @@ from testbed.topology import Lane
 class TcShaping:
     """The kernel's queue disciplines: a `Shaping`. name: "netem" or "tbf"."""
 
+    warnings: Sequence[str] = ()
+
     def __init__(
         self, name: str, ports: Sequence[Port], into: Callable[[str | None], list[str]], seed: int | None
     ) -> None:
