@@ -14,7 +14,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, Field
 
 from testbed.door import Door, HostDoor, LinkDoor, enter, unknown
-from testbed.topology import MAX_HOSTS
+from testbed.topology import MOST_HOSTS
 from testbed.units import parse_rate
 from testbed.yamlfile import Document, Place
 
@@ -28,26 +28,33 @@ def _rate(value: Any) -> Any:
 
 RawRate = Annotated[Any, AfterValidator(_rate)]
 SECTIONS = ("hosts", "switches", "links")
+MOST_IN_MESH = 64  # 2016 cables
 
 
 class StarDoor(Door):
     """topology.star, and the names that need no more: how many hosts, what each link and each host is like."""
 
-    hosts: int = Field(ge=1, le=MAX_HOSTS, description="how many, e.g. 4")
+    hosts: int = Field(ge=1, le=MOST_HOSTS, description="how many, e.g. 4")
     link: Raw | None = None
     host: Raw | None = None
+
+
+class MeshDoor(StarDoor):
+    """topology.mesh: a cable for every pair soon is more than anybody has."""
+
+    hosts: int = Field(ge=1, le=MOST_IN_MESH, description="how many, e.g. 4; more are joined by switches")
 
 
 class RingDoor(StarDoor):
     """topology.ring: with two hosts its two links would join the same pair."""
 
-    hosts: int = Field(ge=3, le=MAX_HOSTS, description="how many, e.g. 4")
+    hosts: int = Field(ge=3, le=MOST_HOSTS, description="how many, e.g. 4")
 
 
 class SitesDoor(StarDoor):
     """topology.sites. trunk: the link between the two; what `link` says is not of it."""
 
-    hosts: int = Field(ge=2, le=MAX_HOSTS, description="how many at both sites together, e.g. 4")
+    hosts: int = Field(ge=2, le=MOST_HOSTS, description="how many at both sites together, e.g. 4")
     trunk: Raw = Field(description="the link between the sites, e.g. {rate: 1 Mbit/s, delay: 20 ms}")
 
 
@@ -138,7 +145,7 @@ def home(door: HomeDoor) -> Sections:
 
 GENERATORS: dict[str, tuple[type[StarDoor], Callable[[Any], Sections]]] = {
     "star": (StarDoor, star),
-    "mesh": (StarDoor, mesh),
+    "mesh": (MeshDoor, mesh),
     "ring": (RingDoor, ring),
     "line": (StarDoor, line),
     "sites": (SitesDoor, sites),

@@ -11,7 +11,7 @@ from pathlib import Path
 from testbed import abilities, cgroup, shape
 from testbed.envelope import Unfit
 from testbed.hosts import HostError
-from testbed.topology import Topology
+from testbed.topology import MAX_HOSTS, Topology
 
 PROGRAMS = {  # program -> Debian package; without these there is no network
     "mnexec": "mininet",
@@ -50,6 +50,9 @@ def refusal(topology: Topology, shaper: str | None = None) -> list[str]:
 
 
 def _refusals(topology: Topology, shaper: str | None) -> list[Unfit]:
+    if len(topology.hosts) > MAX_HOSTS:  # what else such a network lacks does not matter
+        text = f"{len(topology.hosts)} hosts: a run is on 1 to {MAX_HOSTS} devices; `testbed predict` goes beyond"
+        return [Unfit("", "", "hosts", text)]
     if topology.backend == "local":
         text = f"local shapes nothing: leave out shaper {shaper}, or use backend: mininet"
         return [] if shaper is None else [Unfit("", "", "backend", text)]

@@ -15,7 +15,7 @@ from runtime.methods import METHODS, load
 from testbed import cables, dump, generate, happenings, wiring
 from testbed.door import HeadDoor, HostDoor, RunDoor, SwitchDoor, enter, unknown
 from testbed.sweep import grid
-from testbed.topology import MAX_HOSTS, Host, Link, MethodSpec, RunSpec, Switch, Topology, TopologyError
+from testbed.topology import MOST_HOSTS, Event, Host, Link, MethodSpec, RunSpec, Switch, Topology, TopologyError
 from testbed.tracefiles import MOST_STEPS
 from testbed.yamlfile import Document, Place
 from testbed.yamlfile import read as read_yaml
@@ -37,6 +37,7 @@ class Draft:
     devices: int | None
     links: Mapping[int, Link]
     methods: Mapping[int, MethodSpec]
+    events: tuple[Event, ...]
     topology: Topology | None
 
 
@@ -57,7 +58,7 @@ def draft(path: Path) -> Draft:
         raise TopologyError(document.problems)
     lists = [place for place, _ in grid.lists(document.value)]
     found = interpret(document)
-    for place in [place for place in lists if document.wrong(*place)][:1]:
+    for place in [place for place in lists if document.wrong(*place) and place not in document.unknown][:1]:
         document.problem(place, f"if these are values to try one after the other, {_SWEEP}: testbed sweep {path}")
     return found
 
@@ -71,6 +72,7 @@ def interpret(document: Document) -> Draft:
     allowed = [*HeadDoor.model_fields, *_SECTIONS]
     for key in document.value:
         if key not in allowed:
+            document.unknown.add((key,))
             document.problem((key,), unknown(key, allowed))
     head = enter(
         HeadDoor, {key: value for key, value in document.value.items() if key in HeadDoor.model_fields}, (), document
@@ -93,8 +95,8 @@ def interpret(document: Document) -> Draft:
     topology = None
     if not document.found and head is not None and run is not None:
         topology = Topology(head.name, head.backend, tuple(hosts), tuple(switches), tuple(links.values()), run, events)
-    devices = len(hosts) if names and len(hosts) <= MAX_HOSTS else None
-    return Draft(document, devices, links, methods, topology)
+    devices = len(hosts) if names and len(hosts) <= MOST_HOSTS else None
+    return Draft(document, devices, links, methods, events, topology)
 
 
 def _mapping(document: Document, *place: str) -> dict[str, Any]:
@@ -127,8 +129,8 @@ def _hosts(document: Document) -> list[Host]:
     entries = _mapping(document, "hosts")
     if not entries and "topology" not in document.value:
         document.problem(("hosts",), "give at least one host, e.g. {h1: {cpu: 0.4}, h2: {cpu: 0.4}}")
-    if len(entries) > MAX_HOSTS:
-        document.problem(("hosts",), f"{len(entries)} hosts: a run is on 1 to {MAX_HOSTS} devices, one on each host")
+    if len(entries) > MOST_HOSTS:
+        document.problem(("hosts",), f"{len(entries)} hosts: at most {MOST_HOSTS} can be predicted")
     default = enter(HostDoor, _defaults(document, "host"), ("defaults", "host"), document) or HostDoor()
     found = []
     for name, entry in entries.items():

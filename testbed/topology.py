@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 MIN_QUEUE_BYTES = 64 * 1024
-MAX_HOSTS = 16
+MAX_HOSTS = 16  # of a run
+MOST_HOSTS = 1024  # of a file: what is beyond a run is predicted
 
 
 class TopologyError(Exception):

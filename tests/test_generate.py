@@ -56,11 +56,12 @@ def test_what_a_named_network_is_told_reaches_its_parts(tmp_path):
     ("text", "lines"),
     [
         ("sar: {hosts: 3}", ['4 topology.sar: unknown key, did you mean "star"?']),
-        ("star: {hosts: 17}", ["4 topology.star.hosts = 17: must be at most 16"]),
+        ("star: {hosts: 1025}", ["4 topology.star.hosts = 1025: must be at most 1024"]),
+        ("mesh: {hosts: 65}", ["4 topology.mesh.hosts = 65: must be at most 64 (how many, e.g. 4; more are joined"]),
         ("ring: {hosts: 2}", ["4 topology.ring.hosts = 2: must be at least 3"]),
         ("star: {}", ["4 topology.star.hosts: is missing"]),
         ("star:", ["4 topology.star.hosts: is missing"]),
-        ("[star]", ['3 topology = ["star"]: give one name']),
+        ("[star]", ['3 topology = ["star"]: give one name', "3 topology: if these are values to try"]),
         ("{star: {hosts: 1}, line: {hosts: 1}}", ["3 topology = {"]),
         ("star: {hosts: 2}", ["4 topology.star.link.rate: is missing"]),
         (

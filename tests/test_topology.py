@@ -284,10 +284,10 @@ def test_home_is_that_of_whoever_called_sudo(tmp_path, monkeypatch):
     assert loaded(tmp_path, LOCAL % ("vit-tiny", '"~/only-here"')).run.inputs == f"{tmp_path}/only-here"
 
 
-def test_seventeen_hosts_are_refused(tmp_path):
-    hosts = ", ".join(f"h{i}: {{}}" for i in range(17))
+def test_more_hosts_than_anything_can_do_are_refused(tmp_path):
+    hosts = ", ".join(f"h{i}: {{}}" for i in range(1025))
     text = f"name: d\nbackend: local\nhosts: {{{hosts}}}\nrun: {{model: vit-tiny, tokens: 9}}\n"
-    assert problems(tmp_path, text) == ["t.yaml:3 hosts: 17 hosts: a run is on 1 to 16 devices, one on each host"]
+    assert problems(tmp_path, text) == ["t.yaml:3 hosts: 1025 hosts: at most 1024 can be predicted"]
 
 
 def test_the_local_backend_refuses_what_it_cannot_do(tmp_path):
