@@ -88,12 +88,57 @@ def test_the_table_says_what_it_rests_on(tmp_path: Path) -> None:
     [
         (TOPOLOGY, (), "star.yaml: run.compute is real, so nothing says how long stages take"),
         (TOPOLOGY, ("--profile", "by_hand.yaml", "--model", "magic"), "model magic: there are events, analytic"),
+        (
+            TOPOLOGY.replace("hosts: 4", "hosts: 1000"),
+            ("--profile", "by_hand.yaml", "other.yaml"),
+            "give one topology file, or run folders and sweep folders only",
+        ),
         (TOPOLOGY, ("--profile", "gone.yaml"), "gone.yaml: No such file"),
         (TOPOLOGY.replace("10 Mbit/s", "10"), ("--profile", "by_hand.yaml"), "star.yaml:3"),
     ],
-    ids=["no profile", "no model", "no file", "bad file"],
+    ids=["no profile", "no model", "two files", "no file", "bad file"],
 )
 def test_mistakes_are_a_line_each(tmp_path: Path, topology: str, arguments: tuple[str, ...], line: str) -> None:
     done = _predict(tmp_path, topology, *arguments)
     assert done.exit_code == 2 and done.stdout == ""
     assert done.stderr.startswith(line) and len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "network",
+    [
+        "topology: {star: {hosts: 1000, link: {rate: 100 Mbit/s, delay: 1 ms}}}",
+        "topology: {sites: {hosts: 300, link: {rate: 100 Mbit/s}, trunk: {rate: 1 Gbit/s, delay: 5 ms}}}",
+    ],
+    ids=["star", "sites"],
+)
+def test_many_devices_are_predicted_and_not_run(tmp_path: Path, network: str) -> None:
+    file, count = tmp_path / "big.yaml", 1000 if "1000" in network else 300
+    file.write_text(
+        f"name: big\nbackend: mininet\n{network}\n"
+        "run: {model: vit-tiny, tokens: 1024, methods: [single, {astra: {groups: 1}}, {astra: {groups: 2}}]}\n"
+    )
+    (tmp_path / "by_hand.yaml").write_text(
+        "profile: by_hand\nmodel: {layers: 4, width: 192}\nentries:\n"
+        "  - {method: single, tokens: 1024, devices: 1, total: 100 ms}\n"
+        f"  - {{method: astra, options: {{groups: 1}}, tokens: 1024, devices: {count}, total: 12 ms}}\n"
+        "  - {method: astra, options: {groups: 2}, tokens: 1024, devices: 4, total: 24 ms}\n"
+    )
+    runner = CliRunner()
+    done = runner.invoke(app, ["predict", str(file), "--profile", str(tmp_path / "by_hand.yaml"), "--json"])
+    rows, costs = _rows(done), json.loads(done.stdout)["costs"]
+    # In each of 4 layers a message of few codes to all others leaves every host over its own link.
+    least_s = 12e-3 + 4 * (count - 1) * line_bytes(2) * 8 / 100e6
+    handled_s = 4 * (count - 1) * (costs["send_s"] + costs["receive_s"])
+    assert rows["astra G=1"]["model"] == "analytic"
+    assert least_s < rows["astra G=1"]["latency_s"] < 3 * (least_s + handled_s)
+    assert rows["astra G=2"]["error"].endswith(f"with 1024 tokens on {count} devices, only with 1024 on 4")
+    drawn = runner.invoke(app, ["check", str(file)])
+    assert drawn.exit_code == 0 and len(drawn.stdout.splitlines()) < 30
+    assert f"pairs of h1 only: {count} hosts make {count * (count - 1) // 2} pairs" in drawn.stdout
+    for command in ("run", "probe"):
+        refused = runner.invoke(app, [command, str(file)])
+        assert refused.exit_code == 2 and len(refused.stderr.splitlines()) == 1
+        assert f"{count} hosts: a run is on 1 to 16 devices; `testbed predict` goes beyond" in refused.stderr
+    asked = runner.invoke(app, ["doctor", str(file)])
+    assert asked.exit_code == 1 and "a run is on 1 to 16 devices" in asked.stdout

@@ -16,8 +16,6 @@ from testbed import check, profiles
 from testbed.topology import TopologyError
 from tests import runs
 
-pytestmark = pytest.mark.alone
-
 TOTAL_S = {"single": 0.06, "tensor": 0.03, "sequence": 0.03, "block": 0.03, "pipeline": 0.03, "astra": 0.02}
 METHODS = ["single", "tensor", "sequence", {"block": {"joins": 1}}, "pipeline", {"astra": {"groups": 2}}]
 STAGES = {

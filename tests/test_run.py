@@ -17,14 +17,12 @@ from testbed import experiment
 from testbed import topology as topologies
 from tests import runs
 
-pytestmark = pytest.mark.alone
-
 NETWORK = pytest.mark.skipif(
     os.geteuid() != 0 or shutil.which("mnexec") is None, reason="needs root and mnexec: use sudo make test"
 )
 BACKENDS = [
     pytest.param(runs.LOCAL, id="local"),
-    pytest.param(runs.STAR, id="mininet", marks=[pytest.mark.root, NETWORK]),
+    pytest.param(runs.STAR, id="mininet", marks=[pytest.mark.root, pytest.mark.alone, NETWORK]),
 ]
 
 
@@ -32,7 +30,7 @@ def crossed(local: Any, mininet: Any) -> list[Any]:
     """A case for either backend; both cases on both would cost minutes and tell no more."""
     return [
         pytest.param(runs.LOCAL, local, id=f"local-{local}"),
-        pytest.param(runs.STAR, mininet, id=f"mininet-{mininet}", marks=[pytest.mark.root, NETWORK]),
+        pytest.param(runs.STAR, mininet, id=f"mininet-{mininet}", marks=[pytest.mark.root, pytest.mark.alone, NETWORK]),
     ]
 
 
@@ -206,6 +204,7 @@ def test_a_ray_node_that_dies_costs_its_methods_and_not_the_run(tmp_path: Path) 
 
 @pytest.mark.root
 @NETWORK
+@pytest.mark.alone
 def test_links_that_change_and_a_device_that_the_file_kills(tmp_path: Path) -> None:
     """Delay, loss, a trace, an outage and a kill in one run: measured before and after, told as they were applied."""
     out = tmp_path / "out"
@@ -261,6 +260,7 @@ def _told_before_and_after(out: Path, found: dict[str, Any]) -> None:
 
 @pytest.mark.root
 @NETWORK
+@pytest.mark.alone
 def test_a_host_over_its_memory_is_said_so_and_a_link_that_is_wrong_afterwards_makes_all_not_valid(
     tmp_path: Path,
 ) -> None:
@@ -334,6 +334,7 @@ def test_an_interrupted_run_keeps_its_records_and_leaves_nothing(
     assert runs.left_behind(out) == []
 
 
+@pytest.mark.alone  # any run that starts meanwhile would clean up what this one left
 def test_clean_restores_the_machine_after_kill_9(tmp_path: Path) -> None:
     """Of plain processes; tests/test_kill.py does it to networks."""
     out = tmp_path / "out"
@@ -348,6 +349,7 @@ def test_clean_restores_the_machine_after_kill_9(tmp_path: Path) -> None:
     assert runs.left_behind(out) == []
 
 
+@pytest.mark.alone  # any run that starts meanwhile would clean up what this one left
 def test_the_next_run_restores_the_machine_too(tmp_path: Path) -> None:
     out = tmp_path / "out"
     with runs.started(runs.topology(tmp_path, **STREAM), out) as process:

@@ -507,7 +507,7 @@ def test_a_wide_grid_is_cut_with_a_line(tmp_path: Path, capsys: pytest.CaptureFi
     assert "and 20 more rows: testbed report " in capsys.readouterr().out
 
 
-def test_time_left_is_the_mean_so_far_or_an_estimate_that_is_held_to_what_was_measured(tmp_path: Path) -> None:
+def test_time_left_is_the_mean_so_far_or_an_estimate_and_what_was_taken_beyond_it(tmp_path: Path) -> None:
     small, large = (point.topology for point in points.read(written(tmp_path, LOCAL)).points)
     pace = Pace()
     assert pace.of(small) is None
@@ -517,8 +517,8 @@ def test_time_left_is_the_mean_so_far_or_an_estimate_that_is_held_to_what_was_me
     assert Pace(before=[3.0, 5.0]).of(small) == 4.0
     predicted = Pace(lambda topology: float(topology.run.tokens), before=[3.0])
     assert (predicted.of(small), predicted.of(large)) == (16.0, 64.0)
-    predicted.add(small, 32.0)  # twice as long as was said
-    assert predicted.of(large) == 128.0
+    predicted.add(small, 32.0)  # 16 s longer than was said: as long as starting takes
+    assert (predicted.of(small), predicted.of(large)) == (32.0, 80.0)
 
 
 # Runs that fail at once

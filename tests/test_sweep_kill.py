@@ -21,7 +21,7 @@ from testbed.sweep import child, folder
 from testbed.topology import RunSpec
 from tests import runs
 
-pytestmark = pytest.mark.alone
+pytestmark = pytest.mark.alone  # any run that starts meanwhile would clean up what a killed one left
 
 KILLS = int(os.environ.get("TESTBED_SWEEP_KILLS", "2"))
 SEED = int(os.environ.get("TESTBED_KILL_SEED") or secrets.randbits(32))  # printed by a test that fails
