@@ -93,6 +93,8 @@ class Progress:
         if not warmup:
             insort(self._sorted_s, latency_s)
         self._ended = self._clock()
+        if warmup:
+            self._started = self._ended - latency_s  # to load the devices takes none of the budget
         if not self._console.is_interactive and self._ended - self._printed >= PLAIN_EVERY_S:
             self._printed = self._ended
             self._read(ask=False)
