@@ -504,7 +504,7 @@ def test_a_wide_grid_is_cut_with_a_line(tmp_path: Path, capsys: pytest.CaptureFi
     with opened(path) as found:
         found.add(rows(blocks.ordered(points.read(file), keys.code_version()), keys.code_version()))
     assert drive.execute(file, path) == 0
-    assert "and 20 more rows: testbed report " in capsys.readouterr().out
+    assert "and 50 more rows: testbed report " in capsys.readouterr().out
 
 
 def test_time_left_is_the_mean_so_far_or_an_estimate_and_what_was_taken_beyond_it(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from testbed.sweep.blocks import Block
 from testbed.sweep.folder import Row, is_bad
 from testbed.topology import Topology
 
-Estimate = Callable[[Topology], float | None]  # seconds of a run, None where it cannot be said
+Estimate = Callable[[Topology], float | None]  # seconds of a run's requests, None where it cannot be said
 ERROR_CHARS = 300
 
 
@@ -26,7 +26,8 @@ def unknown(_topology: Topology) -> float | None:
 
 
 class Pace:
-    """Seconds that blocks take: as estimated, times how wrong the estimates were so far; else the mean of the others.
+    """Seconds that blocks take: as estimated, and what others took beyond that, for starting and proving the links and
+    for what the estimate does not know; without an estimate the mean of the others.
 
     A mean and not a median: what is left is a sum.
     """
@@ -34,20 +35,20 @@ class Pace:
     def __init__(self, estimate: Estimate = unknown, before: Sequence[float] = ()) -> None:
         """before: seconds of blocks of this sweep that ended in earlier sessions."""
         self._estimate = estimate
-        self._taken, self._ratios = list(before), list[float]()
+        self._taken, self._beyond = list(before), list[float]()
 
     def add(self, topology: Topology, seconds: float) -> None:
         """A block ended."""
         self._taken.append(seconds)
         expected = self._estimate(topology)
-        if expected:
-            self._ratios.append(seconds / expected)
+        if expected is not None:
+            self._beyond.append(seconds - expected)
 
     def of(self, topology: Topology) -> float | None:
         """Seconds that a block will take, None as long as nothing is known."""
         expected = self._estimate(topology)
         if expected is not None:
-            return expected * (statistics.median(self._ratios) if self._ratios else 1.0)
+            return expected + max(0.0, statistics.fmean(self._beyond) if self._beyond else 0.0)
         return statistics.fmean(self._taken) if self._taken else None
 
 

@@ -257,8 +257,3 @@ def _refuse_twins(document: Document, points: Sequence[Point]) -> None:
         if twin is not point:
             document.problem((), f"the point {point.words} is the same as {twin.words}: give each once")
             return
-
-
-def axes_of(points: Sequence[Point]) -> list[str]:
-    """The names of all axes, in the order of the file."""
-    return list(dict.fromkeys(axis for point in points for axis in point.chosen))

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from testbed import report, tables
 from testbed.sweep.folder import Row, is_bad
-from testbed.sweep.points import Sweep, axes_of, short_names
+from testbed.sweep.points import Sweep
 
 MOST_ROWS = 40
 VERDICTS = ("ok", "degraded", "wrong", "failed")  # the last that any repetition has is the row's
@@ -20,12 +20,9 @@ VERDICTS = ("ok", "degraded", "wrong", "failed")  # the last that any repetition
 
 def print_cells(sweep: Sweep, rows: Sequence[Row], path: Path, console: Console) -> None:
     """The table of those cells that the file asks for; a wide grid is cut, and said where the rest is."""
-    names = short_names(axes_of(sweep.points))
-    titles = [*names.values(), "method"]
-    table = tables.open_table(titles[0], *titles[1:], "n", "latency", "vs\nsingle", "verdict")
-    for column in table.columns[: len(titles)]:
-        column.justify = "left"
-    lines = list(_lines(sweep, rows, list(names)))
+    table = tables.open_table("point\n  method", "n", "latency", "vs\nsingle", "verdict")
+    table.columns[0].justify = "left"
+    lines = list(_lines(sweep, rows))
     for line in lines[:MOST_ROWS]:
         table.add_row(*(Text(cell) if isinstance(cell, str) else cell for cell in line))  # a value may be [at 1 s: ...]
     if lines:
@@ -37,16 +34,16 @@ def print_cells(sweep: Sweep, rows: Sequence[Row], path: Path, console: Console)
     console.print(Text(f"saved in {place}"), soft_wrap=True)
 
 
-def _lines(sweep: Sweep, rows: Sequence[Row], axes: Sequence[str]) -> Iterator[list[str | Text]]:
-    """Cells of the table, in the order of the file; what the row above says of the point is not said again."""
-    above: list[str] = []
+def _lines(sweep: Sweep, rows: Sequence[Row]) -> Iterator[list[str | Text]]:
+    """A row for each point, in the order of the file, and below it one for each method."""
     for point in sweep.points:
+        found = [row for row in rows if row["point"] == point.chosen]
+        if found:
+            yield [point.words]
         for spec in point.topology.run.methods:
-            own = [row for row in rows if row["point"] == point.chosen and row["label"] == spec.label]
+            own = [row for row in found if row["label"] == spec.label]
             if own:
-                values = [str(point.chosen.get(axis, tables.NONE)) for axis in axes]
-                yield [*(["" for _ in axes] if values == above else values), spec.label, *_result(own)]
-                above = values
+                yield [f"  {spec.label}", *_result(own)]
 
 
 def _result(rows: Sequence[Row]) -> list[str | Text]:
