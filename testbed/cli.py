@@ -63,9 +63,10 @@ def sweep(
     Exit 0 good, 1 a cell failed, 2 bad input, 3 some network was not the declared one, 4 degraded, 130 interrupted.
     """
     with _one_line_each():
+        from testbed.predict.left import estimate
         from testbed.sweep import drive
 
-        code: int = drive.execute(_readable(file), out, retry)
+        code: int = drive.execute(_readable(file), out, retry, estimate(_readable(file)))
     raise typer.Exit(code)
 
 

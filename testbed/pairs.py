@@ -58,11 +58,11 @@ def table(topology: Topology) -> list[str]:
 
 
 def rows(topology: Topology, firsts: Sequence[str] | None = None) -> list[Row]:
-    """All pairs, or those of `firsts`: each with the hosts after it in the file, with "back" where the other way is different."""
+    """All pairs, a before b in the file, or those whose a is of `firsts`; "back" where the other way is different."""
     hosts = [host.name for host in topology.hosts]
     alike: dict[tuple[object, ...], list[Path]] = {}
     cells: dict[tuple[object, ...], tuple[str, ...]] = {}
-    for a, b in ((a, b) for a in firsts or hosts for b in hosts[hosts.index(a) + 1 :]):
+    for a, b in [(first, second) for first in firsts or hosts for second in hosts[hosts.index(first) + 1 :]]:
         there = path(topology, a, b)
         shown = _cells(topology, there)
         key = (shown, *(tuple(node in hosts for node in _between(hops)) for hops in (there.hops, there.answers)))

@@ -12,7 +12,7 @@ from runtime import families
 from runtime.profile import Entry, Profile
 from testbed.predict.frontier import crossings, frontier, map_figure
 from testbed.predict.maps import latency_of, with_links
-from testbed.predict.messages import measure
+from testbed.predict.messages import over_loopback
 from testbed.topology import Lane, Loss, MethodSpec
 from tests.networks import star
 from tests.works import medium
@@ -88,5 +88,5 @@ def test_links_of_a_map_have_the_rate_and_the_delay_and_nothing_else() -> None:
 
 
 def test_a_message_costs_something_and_not_a_millisecond() -> None:
-    costs = measure()
+    costs = over_loopback()
     assert 0 < costs.send_s < 1e-3 and 0 <= costs.receive_s < 5e-3 and 0 <= costs.per_byte_s < 1e-7

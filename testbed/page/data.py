@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from testbed import evidence, store, topology
 from testbed.notes import Note, notes
 from testbed.page import setting
 from testbed.page.setting import Network
+from testbed.predict.against import Cell
 from testbed.statistics import paired_ratio, spread
 from testbed.store import RunData
 from testbed.summary import good_requests, summary, world_of
@@ -83,7 +84,8 @@ class Setting:
 
 @dataclass(frozen=True)
 class Study:
-    """All that a page tells. failures: cells of sweeps that did not run, a line each."""
+    """All that a page tells. failures: cells of sweeps that did not run, a line each; cells: predictions of methods,
+    also of what a sweep did not measure."""
 
     runs: tuple[Run, ...]
     settings: tuple[Setting, ...]
@@ -91,6 +93,11 @@ class Study:
     devices: pd.DataFrame
     methods: pd.DataFrame
     failures: tuple[str, ...] = ()
+    cells: tuple[Cell, ...] = ()
+
+    def with_cells(self, cells: Sequence[Cell]) -> Study:
+        """The same with predictions."""
+        return replace(self, cells=tuple(cells))
 
 
 def gather(paths: Sequence[Path]) -> Study:
@@ -105,6 +112,12 @@ def gather(paths: Sequence[Path]) -> Study:
     requests, devices = _requests(runs)
     methods = pd.DataFrame(_methods(settings, runs, requests), columns=METHODS)
     return Study(tuple(runs), settings, requests, devices, methods, tuple(failures))
+
+
+def labelled(study: Study) -> list[tuple[str, str]]:
+    """(method, label) of all that was run, then of what was only predicted."""
+    run = list(study.methods[["method", "label"]].drop_duplicates().itertuples(index=False, name=None))
+    return list(dict.fromkeys([*run, *((cell.spec.method, cell.spec.label) for cell in study.cells)]))
 
 
 def of(frame: pd.DataFrame, **values: Any) -> pd.DataFrame:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Container, Mapping, Sequence
 from typing import Any
 
+from testbed.page import forecast
 from testbed.page.data import Row, Setting, Study, records
 from testbed.page.head import marked, none_to_show
 from testbed.page.latency import lost, span
@@ -18,8 +19,17 @@ from testbed.tables import digits, duration
 from testbed.units import show_rate
 
 HEIGHT = 330
+LINES = {  # of what is not measured: width and dash on the page, and in files
+    "predicted": (1.2, "solid", "-"), "published": (1.6, "dash", "--"),
+}  # fmt: skip
+FORETOLD = {
+    "predicted": "Thin lines are predicted, also where nothing was measured.",
+    "published": "Dashed lines are the paper's: no round trips, no headers, a dedicated link for every pair, whatever "
+    "network the panel is of.",
+}
 BANDWIDTH = "bandwidth, Mbit/s"
 Point = tuple[float, float, float | None, float | None]  # rate in bit/s, speedup and the ends of its interval
+Foretold = dict[str, list[tuple[float, float, float | None]]]  # label -> rate, seconds, speedup
 AXES: dict[
     str, tuple[tuple[str, str, str], Callable[[Any], str], str]
 ] = {  # what is drawn: its value and interval, how it is written, the name of its axis
@@ -32,8 +42,11 @@ TOLD = (
 )
 
 
-def frontier(study: Study, looks: Mapping[str, Look]) -> Piece:
-    """A panel per network and delay; what else differs is chosen. A sentence where there is one bandwidth only."""
+def frontier(study: Study, looks: Mapping[str, Look], told: Sequence[Row] = ()) -> Piece:
+    """A panel per network and delay; what else differs is chosen. A sentence where there is one bandwidth only.
+
+    told: of `forecast.rows`, to be drawn as lines beside what was measured.
+    """
     groups = grouped(study.settings)
     if not groups:
         return none_to_show(
@@ -46,7 +59,7 @@ def frontier(study: Study, looks: Mapping[str, Look]) -> Piece:
         title = ", ".join(settings[0].axes.get(axis, "none") for axis in differ)
         chapters.setdefault(title, []).append(settings)
     pieces = [
-        (title, joined(*(_panel(study, settings, looks, f"{i}-{j}") for j, settings in enumerate(panel))))
+        (title, joined(*(_panel(study, settings, looks, (f"{i}-{j}", told)) for j, settings in enumerate(panel))))
         for i, (title, panel) in enumerate(chapters.items())
     ]
     return chosen("frontier", "Show", pieces)
@@ -93,6 +106,22 @@ def beats(label: str, found: Sequence[Point]) -> str:
     return f"{label} beats single at {at} and not at the other rates{_open(found)}."
 
 
+def briefly(found: Sequence[Point]) -> str:
+    """The same of points alone in a few words: "from 35 Mbit/s on"."""
+    found = _one_per_rate(sorted(found))
+    wins = [speedup > 1 for _, speedup, _, _ in found]
+    changes = [i for i in range(1, len(wins)) if wins[i] != wins[i - 1]]
+    if len(found) == 1:
+        return f"{'yes' if wins[0] else 'no'} at {show_rate(found[0][0])}"
+    low, high = (show_rate(found[i][0]) for i in (0, -1))
+    if not changes:
+        return f"from {low} to {high}" if wins[0] else f"nowhere to {high}"
+    if len(changes) == 1:
+        edge = show_rate(digits(_crossing(found[changes[0] - 1], found[changes[0]])))
+        return f"from {edge} on" if wins[-1] else f"below {edge}"
+    return "at " + ", ".join(show_rate(point[0]) for point, won in zip(found, wins, strict=True) if won)
+
+
 def megabits(rate_bit_s: float) -> str:
     """A rate as a mark of an axis whose unit is Mbit/s."""
     return f"{digits(rate_bit_s / 1e6):g}"
@@ -124,9 +153,12 @@ def _rate(one: Setting) -> float:
     return one.network.rate_bit_s or math.nan
 
 
-def _panel(study: Study, settings: Sequence[Setting], looks: Mapping[str, Look], name: str) -> Piece:
-    """Title, who wins from where on, the legend, both plots and their numbers."""
-    by_label = points(study, settings)
+def _panel(
+    study: Study, settings: Sequence[Setting], looks: Mapping[str, Look], what: tuple[str, Sequence[Row]]
+) -> Piece:
+    """Title, who wins from where on, the legend, both plots and their numbers. what: its name, and forecasts."""
+    name, forecasts = what
+    by_label, beyond = points(study, settings), foretold(forecasts, settings[0])
     axes, replayed = settings[0].axes, settings[0].replayed
     title = ", ".join(axes.get(axis, "none") for axis in PANEL if axes.get(axis, "none") != "none")
     told = [beats(label, found) for label, rows in by_label.items() if (found := _points(rows))]
@@ -134,15 +166,22 @@ def _panel(study: Study, settings: Sequence[Setting], looks: Mapping[str, Look],
     caption = TOLD
     if wrong:
         caption += f" Crosses are not valid, the network was not the declared one: {'; '.join(wrong.values())}."
+    caption += "".join(f" {FORETOLD[kind]}" for kind, lines in beyond.items() if lines)
     alt = f"against bandwidth, {title}. {' '.join(told)}"
     plots = [
-        Plot(f"by-rate-{value}-{name}", f"{heading} {alt}", HEIGHT, *_plot(by_label, value, looks, wrong), heading)
+        Plot(
+            f"by-rate-{value}-{name}",
+            f"{heading} {alt}",
+            HEIGHT,
+            *_plot(by_label, beyond, value, (looks, wrong)),
+            heading,
+        )
         for value, heading in (("median_s", "Latency"), ("speedup", "Speedup over single"))
     ]
     return joined(
         f"<h3>{text(title)}</h3>",
         listed(told),
-        marks(looks, by_label),
+        marks(looks, dict.fromkeys([*by_label, *(label for lines in beyond.values() for label in lines)])),
         panels(plots, marked(caption, replayed)),
         details("The numbers", _table(by_label, marked(f"{title}.", replayed))),
     )
@@ -155,19 +194,57 @@ def _points(rows: Sequence[Row]) -> list[Point]:
     return [(row[keys[0]], row[keys[1]], row[keys[2]], row[keys[3]]) for row in found]
 
 
+def foretold(found: Sequence[Row], one: Setting) -> dict[str, Foretold]:
+    """ "predicted" and "published" -> their points by label, of the panel of a setting."""
+    return {kind: forecast.lines(found, forecast.group_of(one.axes), kind) for kind in LINES}
+
+
+def line_of(points: Sequence[tuple[float, float, float | None]], value: str) -> tuple[list[float], list[float]]:
+    """Rates and what is drawn of forecasts: seconds, or the speedup where it is known."""
+    column = 1 if value == "median_s" else 2
+    known = [(point[0], found) for point in points if (found := point[column]) is not None]
+    return [rate for rate, _ in known], [found for _, found in known]
+
+
 def _plot(
-    by_label: Mapping[str, list[Row]], value: str, looks: Mapping[str, Look], wrong: Container[int]
-) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """A line per method of `value`, "median_s" or "speedup"."""
+    by_label: Mapping[str, list[Row]], beyond: Mapping[str, Foretold], value: str,
+    how: tuple[Mapping[str, Look], Container[int]],
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:  # fmt: skip
+    """Marks of `value`, "median_s" or "speedup", for each method; joined where nothing was predicted.
+
+    how: looks, and settings that are not valid.
+    """
     keys, show, title = AXES[value]
-    data = [_line(label, rows, value, looks[label], wrong) for label, rows in by_label.items()]
-    every = [row[key] for rows in by_label.values() for row in rows for key in keys if row[key] is not None]
-    rates = [row["rate_bit_s"] for rows in by_label.values() for row in rows]
+    looks, wrong = how
+    data = [_foretold(kind, label, line_of(points, value), looks[label], show)
+            for kind, lines in beyond.items() for label, points in lines.items()]  # fmt: skip
+    data = [line for line in data if line["x"]]
+    every = [y for line in data for y in line["y"]]
+    rates = [x for line in data for x in line["x"]]
+    measured = [_line(label, rows, value, looks[label], wrong) for label, rows in by_label.items()]
+    for label, line in zip(by_label, measured, strict=True):
+        line["mode"] = "markers" if len(beyond["predicted"].get(label, ())) > 1 else line["mode"]
+    data += measured
+    every += [row[key] for rows in by_label.values() for row in rows for key in keys if row[key] is not None]
+    rates += [row["rate_bit_s"] for rows in by_label.values() for row in rows]
     layout: dict[str, Any] = {"xaxis": log_axis(rates, megabits, BANDWIDTH)}
     if value == "median_s":
         return data, {**layout, "yaxis": log_axis(every, show, title)}
     every.append(1.0)
     return data, {**layout, "yaxis": log_axis(every, show, title), "shapes": lost("y", min(every))}
+
+
+def _foretold(
+    kind: str, label: str, points: tuple[list[float], list[float]], look: Look, show: Callable[[Any], str]
+) -> dict[str, Any]:
+    """A line without marks."""
+    width, dash, _ = LINES[kind]
+    return {
+        "type": "scatter", "mode": "lines", "name": f"{words(label)}, {kind}", "x": points[0], "y": points[1],
+        "line": {"color": look.colour, "dash": dash, "width": width}, "opacity": 0.8,
+        "customdata": [[show_rate(rate), show(y)] for rate, y in zip(*points, strict=True)],
+        "hovertemplate": f"{words(label)}, {kind}<br>%{{customdata[0]}}: %{{customdata[1]}}<extra></extra>",
+    }  # fmt: skip
 
 
 def _line(label: str, rows: Sequence[Row], value: str, look: Look, wrong: Container[int]) -> dict[str, Any]:

@@ -15,16 +15,35 @@ from pathlib import Path
 from typing import Any
 
 from testbed import store
-from testbed.page import breakdown, drawing, fidelity, frontier, latency, markup, notes, payload, style, timeline
-from testbed.page.data import Setting, Study, gather, plain, records
+from testbed.page import (
+    beside,
+    breakdown,
+    drawing,
+    fidelity,
+    forecast,
+    frontier,
+    latency,
+    maps,
+    markup,
+    notes,
+    payload,
+    style,
+    timeline,
+)
+from testbed.page.data import Row, Setting, Study, gather, labelled, plain, records
 from testbed.page.head import head
 from testbed.page.markup import Piece, chosen, joined, section
+from testbed.predict.against import cells
 from testbed.sweep.folder import give
 
 POLICY = (
     "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:; font-src data:"
 )
 NAME = "report.html"
+FORECAST = (
+    "setting", "kind", "rate_bit_s", "delay_s", "method", "label", "measured_s", "n", "predicted_s", "error",
+    "published_s", "source", "predicted_speedup", "published_speedup", "basis", "model", "why",
+)  # fmt: skip
 PAGE = """<!DOCTYPE html>
 <html lang="en">
 <head>
@@ -59,7 +78,7 @@ PAGE = """<!DOCTYPE html>
 def report(paths: Sequence[Path], out: Path | None, figures: Path | None) -> list[Path]:
     """Write the page, and the files for a paper where `figures` is a folder; -> what was written. Raises StoreError."""
     target = out or (paths[0] / NAME if len(paths) == 1 else Path(NAME))
-    study = gather(paths)
+    study = gather(paths).with_cells(cells(paths))
     written = [write(target, page(study))]
     if figures is not None:
         from testbed.page import paper
@@ -72,13 +91,14 @@ def page(study: Study) -> str:
     """The whole file."""
     from plotly.offline import get_plotlyjs
 
-    found, timelines = _sections(study)
+    told = forecast.rows(study)
+    found, timelines = _sections(study, told)
     title = ", ".join(dict.fromkeys(str(run.data.topology["name"]) for run in study.runs))
     data = {
         "template": style.template(),
         "plots": {plot.name: {"data": plot.data, "layout": plot.layout} for piece, *_ in found for plot in piece.plots},
         "timeline": timelines,
-        "facts": facts(study),
+        "facts": {**facts(study), "forecasts": [{key: row[key] for key in FORECAST} for row in told]},
     }
     here = files("testbed.page")
     return PAGE.format(
@@ -89,19 +109,19 @@ def page(study: Study) -> str:
     )  # fmt: skip
 
 
-def _sections(study: Study) -> tuple[list[tuple[Piece, str, str]], dict[str, Any] | None]:
+def _sections(study: Study, told: Sequence[Row]) -> tuple[list[tuple[Piece, str, str]], dict[str, Any] | None]:
     """(piece, its name, its title) in the order of the page, and what the timeline needs."""
-    methods = study.methods[["method", "label"]].drop_duplicates()
-    looks = style.looks(methods.itertuples(index=False, name=None))
-    told, timelines = timeline.timeline(study)
+    looks = style.looks(labelled(study))
+    requests, timelines = timeline.timeline(study)
     found = [
         (drawing.network(study), "network", "Network"),
         (_each(study, partial(latency.latency, study, looks=looks)), "latency", "Latency"),
         (_each(study, partial(breakdown.breakdown, study)), "breakdown", "Where the time goes"),
-        (frontier.frontier(study, looks), "bandwidth", "Against bandwidth"),
+        (frontier.frontier(study, looks, told), "bandwidth", "Against bandwidth"),
+        (beside.beside(study, told, maps.drawn(study)), "beside", "Published, predicted, measured"),
         (_each(study, partial(payload.payload, study, looks=looks)), "bytes", "Bytes"),
         (_each(study, partial(fidelity.fidelity, study, looks=looks)), "fidelity", "Fidelity"),
-        (told, "timeline", "Timeline of a request"),
+        (requests, "timeline", "Timeline of a request"),
         (notes.told(study), "notes", "Notes"),
     ]
     return found, timelines

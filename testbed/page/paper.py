@@ -11,10 +11,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from testbed.page import breakdown, frontier, style
-from testbed.page.data import Row, Setting, Study, of, records
+from testbed.page import breakdown, forecast, frontier, maps, style
+from testbed.page.data import Row, Setting, Study, labelled, of, records
 from testbed.page.setting import PANEL
 from testbed.page.style import KINDS, Look
+from testbed.predict.frontier import map_figure
 from testbed.store import StoreError
 from testbed.sweep.folder import give
 from testbed.tables import duration
@@ -33,14 +34,15 @@ def draw(study: Study, folder: Path) -> list[Path]:
 
     `folder` is made if it is missing. -> the files. Raises StoreError where they cannot be written.
     """
-    looks = style.looks(study.methods[["method", "label"]].drop_duplicates().itertuples(index=False, name=None))
+    looks, told = style.looks(labelled(study)), forecast.rows(study)
     found: dict[str, Figure] = {}
     with mpl.rc_context(SETTINGS):
         groups = frontier.grouped(study.settings)
         for number, settings in enumerate(groups, 1):
             ending = f"-{number}" if len(groups) > 1 else ""
             for name, value in (("latency", "median_s"), ("speedup", "speedup")):
-                found[f"{name}-by-bandwidth{ending}"] = _by_rate(study, settings, looks, value)
+                found[f"{name}-by-bandwidth{ending}"] = _by_rate(study, settings, (looks, told), value)
+        found |= {one.name: _map(one) for one in maps.drawn(study)}
         for one in study.settings:
             ending = f"-{one.runs[0]}" if len(study.settings) > 1 else ""
             by_method = not any(one in settings for settings in groups)
@@ -125,10 +127,19 @@ def _bars(study: Study, setting: Setting) -> Figure:
     return figure
 
 
-def _by_rate(study: Study, settings: Sequence[Setting], looks: Mapping[str, Look], value: str) -> Figure:
-    """A line per method against bandwidth."""
-    keys, show, title = frontier.AXES[value]
-    by_label = frontier.points(study, settings)
+def _map(one: maps.Map) -> Figure:
+    """Fastest method by bandwidth and delay."""
+    figure = map_figure(one.frame)
+    figure.suptitle(f"{one.title}, {one.replayed}" if one.replayed else one.title, fontsize=7)
+    return figure
+
+
+def _by_rate(
+    study: Study, settings: Sequence[Setting], how: tuple[Mapping[str, Look], Sequence[Row]], value: str
+) -> Figure:
+    """Marks per method against bandwidth, and what was predicted and published as lines. how: looks, and forecasts."""
+    (looks, told), (keys, show, title) = how, frontier.AXES[value]
+    by_label, beyond = frontier.points(study, settings), frontier.foretold(told, settings[0])
     figure = Figure(figsize=(WIDE, 3.4))
     axes = figure.subplots()
     for label, every in by_label.items():
@@ -137,22 +148,29 @@ def _by_rate(study: Study, settings: Sequence[Setting], looks: Mapping[str, Look
         spans = [[error[side][0] for error in errors] for side in (0, 1)]
         axes.errorbar(
             [row["rate_bit_s"] for row in rows], [row[value] for row in rows], yerr=spans, label=label,
-            color=look.colour, marker=look.file_mark, linestyle=look.file_line, capsize=2,
+            color=look.colour, marker=look.file_mark, capsize=2,
+            linestyle="none" if len(beyond["predicted"].get(label, ())) > 1 else look.file_line,
             markerfacecolor=look.colour if look.filled else "white",
         )  # fmt: skip
     values = [row[key] for rows in by_label.values() for row in rows for key in keys if row[key] is not None]
+    rates = [row["rate_bit_s"] for rows in by_label.values() for row in rows]
+    for kind, lines in beyond.items():
+        width, _, dashes = frontier.LINES[kind]
+        for label, points in lines.items():
+            x, y = frontier.line_of(points, value)
+            axes.plot(x, y, color=looks[label].colour, linewidth=0.6 * width, linestyle=dashes)
+            rates, values = [*rates, *x], [*values, *y]
     if value == "speedup":
         axes.axhspan(1e-9, 1, color=style.WARN, alpha=0.1, linewidth=0)
         axes.axhline(1, color=style.INK, linewidth=0.8)
         values.append(1.0)
     _log(axes.yaxis, axes.set_yscale, axes.set_ylim, values, show)
-    rates = [row["rate_bit_s"] for rows in by_label.values() for row in rows]
     _log(axes.xaxis, axes.set_xscale, axes.set_xlim, rates, frontier.megabits)
     axes.set_xlabel(frontier.BANDWIDTH)
     axes.set_ylabel(title)
     axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
-    told = (*PANEL, "tokens", "devices")
-    shared = [word for name, word in settings[0].axes.items() if word != "none" and name in told]
+    named = (*PANEL, "tokens", "devices")
+    shared = [word for name, word in settings[0].axes.items() if word != "none" and name in named]
     counts = _counts([row for rows in by_label.values() for row in rows])
     _title(axes, f"{', '.join(shared)}, {counts}", settings[0])
     return figure

@@ -39,9 +39,9 @@ def network(topology: Topology) -> Network:
 
 
 def where(topology: Topology) -> str:
-    """ "one card per device, 4 devices, 10 Mbit/s, delay 2 ms": a network in a line."""
+    """ "one card per device, 10 Mbit/s, delay 2 ms": a network in a line."""
     found = _lines(topology)
-    parts = [found["network"], f"{len(topology.hosts)} devices", found["rate"], found["delay"], found["loss"]]
+    parts = [found["network"], found["rate"], found["delay"], found["loss"]]
     return ", ".join(part for part in [*parts, found["changes"]] if part != "none")
 
 
@@ -58,10 +58,19 @@ def axes(run: RunData, topology: Topology | None) -> dict[str, str]:
     }
     if topology is None:
         return found
+    return moved(found, topology)
+
+
+def moved(base: Mapping[str, str], topology: Topology) -> dict[str, str]:
+    """The axes of a run that differs from that of `base` in its network and its tokens."""
     shares = sorted({host.cpu for host in topology.hosts if host.cpu is not None})
-    found["devices"] = f"{len(topology.hosts)} devices"
-    found["cpu"] = f"{', '.join(f'{share:g}' for share in shares)} cores each" if shares else "none"
-    return found | _lines(topology)
+    return {
+        **base,
+        "tokens": f"{topology.run.tokens} tokens",
+        "devices": f"{len(topology.hosts)} devices",
+        "cpu": f"{', '.join(f'{share:g}' for share in shares)} cores each" if shares else "none",
+        **_lines(topology),
+    }
 
 
 def compute(manifest: Mapping[str, Any]) -> str:

@@ -61,7 +61,7 @@ def looks(methods: Iterable[tuple[str, str]]) -> dict[str, Look]:
         of_method.setdefault(method, []).append(label)
     for method, labels in of_method.items():
         colour, mark, file_mark = COLOURS.get(method, OTHER)
-        for index, label in enumerate(sorted(dict.fromkeys(labels), key=_natural)):
+        for index, label in enumerate(sorted(dict.fromkeys(labels), key=natural)):
             dash, fill, line = VARIANTS[index % len(VARIANTS)]
             found[label] = Look(colour, mark + fill, mark, dash, file_mark, line, "open" not in fill)
     return found
@@ -112,7 +112,7 @@ def _ticks(low: float, high: float) -> list[float]:
     return inside[:: max(1, math.ceil(len(inside) / MOST_TICKS))]
 
 
-def _natural(text: str) -> list[tuple[int, float, str]]:
+def natural(text: str) -> list[tuple[int, float, str]]:
     """ "astra G=4" before "astra G=16"."""
     parts, number = list[tuple[int, float, str]](), ""
     for letter in f"{text}\0":

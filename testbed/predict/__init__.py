@@ -10,6 +10,9 @@ choice.py      which of the two, and why
 paper.py       the accounting of the ASTRA paper, beside its published figures
 frontier.py    the fastest method by rate and delay
 maps.py        the same of a topology's own methods
-messages.py    what a message costs, measured on this machine
-command.py     `testbed predict`
+messages.py    what a message costs, measured on this machine; machine.py: what emulated lines cost it
+command.py     `testbed predict FILE`
+against.py     predictions beside measurements, `testbed predict RUN...` by beside.py; own.py: of a run that computed;
+               unmeasured.py: what a sweep left out; jobs.py: on all cores, kept.py: and kept
+left.py        how long a sweep will take
 """

@@ -1,4 +1,4 @@
-"""Doorway of `python -m testbed.predict FILE`, the same as `testbed predict FILE`. Defines nothing that others import."""
+"""Doorway of `python -m testbed.predict`, the same as `testbed predict`. Defines nothing that others import."""
 
 import sys
 

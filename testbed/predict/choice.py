@@ -65,7 +65,7 @@ def tcp_of(topology: Topology, shaper: str | None = None) -> Tcp:
     shaper: one of SHAPERS; None: tbf if that can do it, else one that hides the queue.
     """
     sees = shaper == "tbf" if shaper is not None else not envelope.unfit(topology, "tbf")
-    return Tcp() if sees else Tcp(small_queue_frames=None)
+    return Tcp(shaper="tbf") if sees else Tcp(small_queue_frames=None)
 
 
 def trains(work: Work) -> int:
@@ -96,7 +96,8 @@ def _lanes(topology: Topology) -> list[Lane]:
 
 
 def _missing(topology: Topology, model: str) -> tuple[str, ...]:
-    found = ["devices that compete for the cores of one machine"]
+    who = "devices that compete" if model == "analytic" else "computing that competes"
+    found = [f"{who} for the cores of one machine"]
     if topology.backend == "local":
         return (*found, "the time that loopback takes")
     if model == "analytic":

@@ -22,7 +22,7 @@ from testbed.predict import messages
 from testbed.predict.choice import Choice, choose, evaluate
 from testbed.predict.work import Costs, Load, Outcome, PredictError, Work, build
 from testbed.tables import duration, open_table, print_table, print_wrapped, size
-from testbed.topology import MethodSpec, Topology
+from testbed.topology import MAX_HOSTS, MethodSpec, Topology
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,9 @@ def main(file: Path, profile: Path | None, how: How, as_text: bool, say: Callabl
             f"{file}: run.compute is real, so nothing says how long stages take: make a profile with "
             f"`testbed profile {file}`, then give --profile PROFILE or run.compute: {{replay: PROFILE}}"
         )
-    times, how = profiles.read(path), replace(how, costs=messages.measure())
+    costs = messages.measure()
+    how = replace(how, costs=costs if len(topology.hosts) <= MAX_HOSTS else costs.alone())
+    times = profiles.read(path)
     found = predict(topology, times, families.describe(topology.run.model, topology.run.weights), how)
     if as_text:
         show(found, times.name, how.costs, Console(highlight=False))
@@ -154,8 +156,10 @@ def show(forecasts: Sequence[Forecast], profile: str, costs: Costs, console: Con
     print_table(table, console, ("on line", "model"))
     console.print("compute: of the busiest device, messages handled included; transfer: what latency is beyond that")
     message = duration(costs.sending_s(0) + costs.receiving_s(0))
-    words = f"nothing ran: stages take what profile {profile} says, and a message costs {message}, as measured here."
-    print_wrapped("Note: ", words, console)
+    words = f"nothing ran: stages take what profile {profile} says, and a message costs {message}, as measured here"
+    if costs.cores and costs.packet_s:
+        words += f"; all links share {costs.cores} cores, which carry {1 / costs.line_s(1, 1, 0):.0f} frames a second"
+    print_wrapped("Note: ", f"{words}.", console)
     for why, labels in _by_reason(forecasts).items():
         print_wrapped("Note: ", f"{', '.join(labels)}: {why}", console)
 

@@ -13,7 +13,7 @@ import simpy
 
 from runtime.transport.wire import HEADER_BYTES
 from testbed.linetime import FULL_FRAME_BYTES, HEADERS_BYTES, SEGMENT_BYTES
-from testbed.predict.network import Line
+from testbed.predict.network import Line, Machine
 
 _FRAMES_PER_ANSWER = 2
 _LEAST_PIECE = 2  # frames
@@ -30,6 +30,7 @@ class Tcp:
 
     small_queue_frames: so many frames of a connection may wait for the first line at a time (TCP small queues); None:
     as many as the window, as where the sender's system does not see the queue: behind netem, or the relay.
+    shaper: below it, where it matters to a line.
     pieces: a message goes in at most about so many trains of frames.
     """
 
@@ -38,6 +39,7 @@ class Tcp:
     most_frames: int = 2000
     idle_restart: bool = True
     small_queue_frames: int | None = 3
+    shaper: str | None = None
     pieces: int = 64
 
 
@@ -98,9 +100,12 @@ class Flow:
     twin: Flow
 
     def __init__(
-        self, env: simpy.Environment, forth: Sequence[Line], back: Sequence[Line], tcp: Tcp, draw: random.Random
-    ) -> None:
-        self._env, self._forth, self._back, self._tcp, self._draw = env, forth, back, tcp, draw
+        self, env: simpy.Environment, ways: tuple[Sequence[Line], Sequence[Line]], machine: Machine, tcp: Tcp,
+        draw: random.Random,
+    ) -> None:  # fmt: skip
+        """ways: there and back."""
+        self._env, self._machine, self._tcp, self._draw = env, machine, tcp, draw
+        self._forth, self._back = ways
         self.inbox: simpy.Store = simpy.Store(env)
         self._queue: deque[Message] = deque()  # not wholly sent
         self._order: deque[Message] = deque()  # not wholly arrived
@@ -109,7 +114,7 @@ class Flow:
         self._threshold = math.inf
         self._on_the_way = self._unanswered = self._near = 0
         self._sent_s = self._cut_s = -math.inf
-        self._rtt_s = _least_s(forth, FULL_FRAME_BYTES) + _least_s(back, HEADERS_BYTES)
+        self._rtt_s = _least_s(self._forth, FULL_FRAME_BYTES) + _least_s(self._back, HEADERS_BYTES)
 
     def send(self, payload_bytes: int) -> None:
         """Hand over a message; it is on its way as the window allows."""
@@ -165,6 +170,7 @@ class Flow:
             if not fits:
                 return
         head_s, tail_s = line.carry(*span_s, train.sizes)
+        tail_s = max(tail_s, self._machine.through_s(span_s[0], line, train.frames, index))
         if index + 1 == len(self._forth):
             at(self._env, tail_s, partial(self._arrived, train))
         else:

@@ -76,11 +76,11 @@ def map_figure(frame: pd.DataFrame) -> Figure:
     rates, delays = sorted(frame["rate_bit_s"].unique()), sorted(frame["delay_s"].unique())
     figure = Figure(figsize=(1.6 + 0.75 * len(rates), 2.0 + 0.45 * len(delays)), layout="constrained")
     axes = figure.add_subplot()
-    colours = _colours(frame)
+    shades = colours(frame)
     for row in frame.itertuples():
         corner = rates.index(row.rate_bit_s) - 0.5, delays.index(row.delay_s) - 0.5
         hatch = "///" if row.single_wins else None
-        axes.add_patch(_square(corner, colours[str(row.fastest)], hatch))
+        axes.add_patch(_square(corner, shades[str(row.fastest)], hatch))
         text = "1" if row.single_wins else f"{row.speedup:.2g}"
         axes.text(corner[0] + 0.5, corner[1] + 0.5, text, ha="center", va="center", fontsize=8, bbox=_PAPER)
     axes.set_xlim(-0.5, len(rates) - 0.5)
@@ -90,16 +90,16 @@ def map_figure(frame: pd.DataFrame) -> Figure:
     axes.set_xlabel("rate of every link")
     axes.set_ylabel("delay of every link, one way")
     axes.set_title("Fastest method and its speedup over one device (hatched: one device wins)", fontsize=10)
-    handles = [_square((0, 0), colour, "///" if name == SINGLE else None) for name, colour in colours.items()]
-    figure.legend(handles, list(colours), loc="outside lower center", ncols=4, frameon=False)
+    handles = [_square((0, 0), colour, "///" if name == SINGLE else None) for name, colour in shades.items()]
+    figure.legend(handles, list(shades), loc="outside lower center", ncols=4, frameon=False)
     return figure
 
 
 _PAPER = {"boxstyle": "round,pad=0.15", "facecolor": "white", "edgecolor": "none", "alpha": 0.8}
 
 
-def _colours(frame: pd.DataFrame) -> dict[str, str]:
-    """A colour for every method of the frame, the same whatever wins where."""
+def colours(frame: pd.DataFrame) -> dict[str, str]:
+    """A colour for every method that is fastest somewhere; the same in every map of these methods."""
     known = {"rate_bit_s", "delay_s", "fastest", "latency_s", "single_s", "speedup", "single_wins", SINGLE}
     methods = [str(name) for name in frame.columns if name not in known]
     shown = [name for name in methods if (frame["fastest"] == name).any()]

@@ -10,7 +10,8 @@ from dataclasses import replace
 from testbed.changes import Change, schedule
 from testbed.linetime import FULL_FRAME_BYTES, medium_of
 from testbed.paths import Hop, next_hops
-from testbed.predict.work import PredictError
+from testbed.predict.work import Costs, PredictError
+from testbed.shape import free_bytes, superpacket_frames
 from testbed.topology import Lane, Link, Topology
 
 
@@ -128,6 +129,19 @@ class Server:
         self.free_s, self.common = 0.0, common
 
 
+class Machine:
+    """The cores that emulate all lines: packets wait for them in the order in which they come."""
+
+    def __init__(self, costs: Costs) -> None:
+        self._costs, self._free_s = costs, 0.0
+
+    def through_s(self, at_s: float, line: Line, frames: int, index: int) -> float:
+        """When it is done with frames that come at at_s to a line, that of this place on their way."""
+        busy_s = self._costs.line_s(frames, frames / superpacket_frames(line.hop.lane.rate_bit_s), index)
+        self._free_s = max(self._free_s, at_s) + busy_s
+        return self._free_s
+
+
 class Line:
     """One direction of one link, carrying trains of frames.
 
@@ -136,8 +150,11 @@ class Line:
     gaps in a train that comes slowly are left to others.
     """
 
-    def __init__(self, hop: Hop, topology: Topology, server: Server) -> None:
+    def __init__(self, hop: Hop, topology: Topology, server: Server, shaper: str | None = None) -> None:
+        """shaper: tbf lets the first bytes after idle pass at once."""
         self.hop, self.server = hop, server
+        bits = 8 * free_bytes(hop.lane.rate_bit_s, shaper or "") if math.isfinite(hop.lane.rate_bit_s) else 0.0
+        self._free_s = bits / hop.lane.rate_bit_s
         self.course = Course(hop, topology)
         self.sent_bytes = 0.0
         self.left_s = 0.0  # when the last train was sent; its delay comes after
@@ -149,10 +166,11 @@ class Line:
         size, first, last = sizes
         self.sent_bytes += size
         if math.isfinite(self.hop.lane.rate_bit_s):
-            start_s = max(head_s, self.server.free_s)
+            # What a bucket has saved up is as if the line had begun that much earlier.
+            start_s = max(head_s - self._free_s, self.server.free_s)
             self.server.free_s = through_s = self.course.after(start_s, size * 8)
-            head_s = self.course.after(start_s, first * 8)
-            tail_s = max(through_s, self.course.after(tail_s, last * 8))
+            head_s = max(head_s, self.course.after(start_s, first * 8))
+            tail_s = max(through_s, tail_s, self.course.after(tail_s - self._free_s, last * 8))
         self.left_s = tail_s
         if not self.course.changes:
             return head_s + self.hop.lane.delay_s, tail_s + self.hop.lane.delay_s
@@ -185,8 +203,11 @@ class Line:
 class Network:
     """All lines of a topology, made as they are needed. Everything towards one shared medium has one server."""
 
-    def __init__(self, topology: Topology) -> None:
+    def __init__(self, topology: Topology, costs: Costs | None = None, shaper: str | None = None) -> None:
+        """costs, shaper: of what emulates it."""
+        self._shaper = shaper
         self._topology, self._routes = topology, Routes(topology)
+        self.machine = Machine(costs or Costs())
         self.lines: dict[Hop, Line] = {}
         self._media: dict[str, Server] = {}
 
@@ -202,5 +223,5 @@ class Network:
         if hop not in self.lines:
             medium = medium_of(hop)
             server = Server() if medium is None else self._media.setdefault(medium, Server(common=True))
-            self.lines[hop] = Line(hop, self._topology, server)
+            self.lines[hop] = Line(hop, self._topology, server, self._shaper)
         return self.lines[hop]

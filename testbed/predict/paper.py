@@ -20,7 +20,7 @@ import yaml
 from testbed.paths import Hop
 from testbed.predict.network import Course
 from testbed.predict.work import PredictError
-from testbed.topology import Host, Lane, Link, RunSpec, Step, Topology, Trace
+from testbed.topology import Host, Lane, Link, MethodSpec, RunSpec, Step, Topology, Trace
 from testbed.walk import Walk
 
 DATA = Path(__file__).parent / "astra_paper.yaml"
@@ -34,6 +34,9 @@ LLAMA_VOLUME_BITS = {
 }
 _LLAMA = {"L": 32.0, "T": 1024.0, "N": 4.0, "S": 1024 / 4 * 4096 * 8}
 _LLAMA_UNIT = 1e6
+PUBLISHED, FORMULA = "published", "paper's formula"
+_PUBLISHED_SIZE = 1024, 4  # tokens and devices of its speedups
+_SAME = 1e-3  # of a rate
 _OPERATORS: dict[type[ast.operator], Callable[[float, float], float]] = {
     ast.Mult: operator.mul, ast.Div: operator.truediv, ast.Add: operator.add, ast.Sub: operator.sub,
 }  # fmt: skip
@@ -159,3 +162,36 @@ def _course(rates_bit_s: list[float]) -> Course:
 def _with_error(rows: list[tuple[str, float, float, float]]) -> pd.DataFrame:
     frame = pd.DataFrame(rows, columns=["method", "mbps", "published", "predicted"])
     return frame.assign(error=frame.predicted / frame.published - 1)
+
+
+def name_of(spec: MethodSpec) -> str | None:
+    """What the paper's figures call a method; None for one that it does not have."""
+    options = dict(spec.options)
+    names = {
+        "single": "single", "tensor": "tp", "sequence": "sp", "astra": f"astra_g{options.get('groups', 1)}",
+        "block": f"bp_{options.get('exchange', 'ag')}_{options.get('joins', 1)}",
+    }  # fmt: skip
+    return names.get(spec.method)
+
+
+def told(
+    data: Mapping[str, Any], spec: MethodSpec, rate_bit_s: float, size: tuple[int, int]
+) -> tuple[float, str] | None:
+    """Seconds of the encoder at a rate, and whether they are PUBLISHED (as a speedup) or by the paper's FORMULA.
+
+    size: tokens and devices. None for what the paper does not have.
+    """
+    encoder, name = data["encoder"], name_of(spec)
+    tokens, devices = size
+    mbps, rates = rate_bit_s / encoder["mbps_bits"], encoder["bandwidth_mbps"]
+    single_s = encoder["compute_ms"].get(f"T={tokens},N={devices}", {}).get("single")
+    near = next((i for i, rate in enumerate(rates) if abs(mbps / rate - 1) < _SAME), None)
+    speedups = encoder["speedup_over_single"].get(name)
+    if size == _PUBLISHED_SIZE and name == "single":
+        return single_s / 1e3, PUBLISHED
+    if size == _PUBLISHED_SIZE and speedups is not None and near is not None:
+        return single_s / 1e3 / speedups[near], PUBLISHED
+    try:
+        return encoder_s(data, name or "", mbps, *size), FORMULA
+    except PredictError:
+        return None

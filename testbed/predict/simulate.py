@@ -11,7 +11,8 @@ Frames go in trains, see `testbed.predict.network`; TCP's window opens, closes a
   does where it is slow; after idle it is halved per timeout down to ten frames. The receiver's window is large at once.
 - Acknowledgements are never lost or delayed on purpose; of two frames one is sent, and none alone where data of the
   same connection waits to go that way.
-- A bucket's free frame (tbf) and the cores that devices share are not modelled; a device killed by an event lives on.
+- Where one machine emulates all, messages wait for its cores, and so do packets, in a queue of their own; computing
+  takes what the profile says. A device killed by an event lives on.
 """
 
 from __future__ import annotations
@@ -47,7 +48,12 @@ class _Requests:
 
     def __init__(self, topology: Topology, work: Work, costs: Costs, tcp: Tcp, seed: int) -> None:
         self._work, self._costs, self._tcp = work, costs, tcp
-        self._env, self._network, self._draw = simpy.Environment(), Network(topology), random.Random(seed)
+        self._env, self._network, self._draw = (
+            simpy.Environment(),
+            Network(topology, costs, tcp.shaper),
+            random.Random(seed),
+        )
+        self._cores = None if costs.cores is None else simpy.Resource(self._env, costs.cores)
         self._flows: dict[tuple[int, int], Flow] = {}
         self._busy_s, self._waited_s = [0.0] * work.world, [0.0] * work.world
         self._at = ["has not begun"] * work.world  # what each rank is doing, for whoever asks why it never ended
@@ -104,9 +110,18 @@ class _Requests:
             self._busy_s[rank] += seconds
             yield self._env.timeout(seconds)
 
+    def _handle(self, rank: int, seconds: float) -> Waits:
+        """CPU for a message, of those cores that all devices share where one machine emulates them."""
+        if self._cores is None:
+            yield from self._spend(rank, seconds)
+            return
+        with self._cores.request() as core:
+            yield core
+            yield from self._spend(rank, seconds)
+
     def _send(self, rank: int, step: Send) -> Waits:
         for peer in step.to:
-            yield from self._spend(rank, self._costs.sending_s(step.payload_bytes))
+            yield from self._handle(rank, self._costs.sending_s(step.payload_bytes))
             self._flow(rank, peer).send(step.payload_bytes)
 
     def _receive(self, rank: int, step: Receive) -> Waits:
@@ -114,14 +129,17 @@ class _Requests:
             began_s = self._env.now
             message = yield self._flow(peer, rank).inbox.get()
             self._waited_s[rank] += self._env.now - began_s
-            yield from self._spend(rank, self._costs.receiving_s(message.payload_bytes))  # type: ignore[attr-defined]
+            yield from self._handle(rank, self._costs.receiving_s(message.payload_bytes))  # type: ignore[attr-defined]
 
     def _flow(self, a: int, b: int) -> Flow:
         """The connection between two ranks, in the direction from a to b."""
         if (a, b) not in self._flows:
             hosts = self._work.hosts
             forth, back = self._network.way(hosts[a], hosts[b]), self._network.way(hosts[b], hosts[a])
-            one, other = (Flow(self._env, *ways, self._tcp, self._draw) for ways in ((forth, back), (back, forth)))
+            machine = self._network.machine
+            one, other = (
+                Flow(self._env, ways, machine, self._tcp, self._draw) for ways in ((forth, back), (back, forth))
+            )
             one.twin, other.twin = other, one
             self._flows[a, b], self._flows[b, a] = one, other
         return self._flows[a, b]

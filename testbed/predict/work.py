@@ -24,12 +24,28 @@ class PredictError(RuntimeFault):
 class Costs:
     """Seconds of CPU that a message costs the rank that sends it and the one that takes it, and a byte either of them.
 
+    Where all devices are emulated on one machine, they share its `cores`, and so do its links: packet_s and frame_s are
+    what a packet and each of its frames cost the machine from end to end over one line, hop_s what a packet costs over
+    each further one. None, zero: each has its own.
     They are measured, on the machine whose runs are predicted; zero where nothing is known.
     """
 
     send_s: float = 0.0
     receive_s: float = 0.0
     per_byte_s: float = 0.0
+    packet_s: float = 0.0
+    frame_s: float = 0.0
+    hop_s: float = 0.0
+    cores: int | None = None
+
+    def alone(self) -> Costs:
+        """The same where every device is a machine of its own."""
+        return replace(self, packet_s=0.0, frame_s=0.0, hop_s=0.0, cores=None)
+
+    def line_s(self, frames: float, packets: float, index: int) -> float:
+        """Seconds that all cores are busy with packets of so many frames, on the line of that place on their way."""
+        cpu_s = packets * self.hop_s if index else packets * self.packet_s + frames * self.frame_s
+        return cpu_s / (self.cores or 1)
 
     def sending_s(self, payload_bytes: int) -> float:
         """Of one message, header included."""
