@@ -96,7 +96,7 @@ class Device:
         x = torch.empty(0)
         if len(raw):
             with self.stages("embed"):
-                x = torch.cat([prefix, model.embed(raw.to(model.place), tokens.start, self.plan.tokens)])
+                x = model.joined([prefix, model.embed(raw.to(model.place), tokens.start, self.plan.tokens)])
         y = self.method.forward(x, exchange)
         if self.rank not in holders(self.method):
             return None

@@ -33,6 +33,13 @@ class Nothing:
         return self._made[key]
 
 
+class HollowAttended(Attended):
+    """Attention to nothing: whatever is merged into it."""
+
+    def merge(self, other: Attended) -> Attended:
+        return self
+
+
 class HollowLayer(Layer):
     """The seams and stages of a layer, with nothing in between."""
 
@@ -67,7 +74,7 @@ class HollowLayer(Layer):
         return Part(heads, heads, start)
 
     def attend(self, q: Tensor, part: Part, start: int) -> Attended | None:
-        return Attended(q, self._nothing(*q.shape[:2]))
+        return HollowAttended(q, q)
 
     def output(self, attended: Attended) -> Tensor:
         return self._nothing(attended.out.shape[1], self.shape.width)
@@ -88,6 +95,11 @@ class HollowModel(Model):
 
     def with_layers(self, layers: Sequence[Layer]) -> HollowModel:
         return HollowModel(self.shape, layers, self.nothing)
+
+    def joined(self, tensors: Sequence[Tensor], side: int = 0) -> Tensor:
+        sizes = list(tensors[0].shape)
+        sizes[side] = sum(tensor.shape[side] for tensor in tensors)
+        return self.nothing(*sizes, dtype=tensors[0].dtype)
 
     def embed(self, raw: Tensor, start: int, tokens: int) -> Tensor:
         return self.nothing(raw.shape[0], self.shape.width)

@@ -62,6 +62,10 @@ class Model:
         """The same embeddings and head around other layers."""
         return Model(self.shape, self._tensors, layers)
 
+    def joined(self, tensors: Sequence[Tensor], side: int = 0) -> Tensor:
+        """Tensors put together along one of their sides."""
+        return torch.cat(list(tensors), side)
+
     def embed(self, raw: Tensor, start: int, tokens: int) -> Tensor:
         """Content tokens `start`, start + 1, ... of a request of `tokens` in all -> [S, D].
 

@@ -185,7 +185,7 @@ class CodedContext(Context):
         with layer.stages("encode", layer.index, "code"):
             codecs = self._method.codecs[layer.index]
             packed = [codec.pack(coded[name][prefix:].contiguous()) for name, codec in codecs.items()]
-            frame = torch.cat(packed)
+            frame = self._method.model.joined(packed)
         self._exchange.send_to(layer.index, self._receivers, frame)
 
     def parts(self, layer: Layer) -> Iterable[Part]:
@@ -202,7 +202,7 @@ class CodedContext(Context):
         """Frames by rank -> inputs of their tokens, of which K and V are to be computed, or these at once."""
         codecs, table = self._method.codecs[index], self._method.tables[index]
         unpacked = [self._unpack(codecs, rank, frame) for rank, frame in frames.items()]
-        codes = {name: torch.cat([one[name] for one in unpacked]) for name in codecs}
+        codes = {name: self._method.model.joined([one[name] for one in unpacked]) for name in codecs}
         if table is not None:
             return table.keys_values(codes["input"])
         if "k" in codecs:

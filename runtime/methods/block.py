@@ -13,7 +13,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from runtime.collectives import Exchange
@@ -83,14 +82,15 @@ class Block(Method):
         mine = x[:, even_spans(x.shape[1], self.plan.world)[self.rank].slice()].contiguous()
         slices = exchange.all_gather(index, mine).wait() | {self.rank: mine}
         with self.stages("join", index):
-            return torch.cat([slices[rank] for rank in range(self.plan.world)], -1)
+            return self.model.joined([slices[rank] for rank in range(self.plan.world)], -1)
 
     def _by_tokens(self, layer: Layer, x: Tensor, exchange: Exchange) -> Tensor:
         """One full layer, each device computing its span of positions only, then all-gathered."""
         span = even_spans(x.shape[0], self.plan.world)[self.rank]
         mine = layer(x[span.slice()], span.start, Given(*parts_outside(layer, x, span)))
         outputs = exchange.all_gather(layer.index, mine).wait() | {self.rank: mine}
-        return torch.cat([outputs[rank] for rank in range(self.plan.world)])
+        with self.stages("join", layer.index):
+            return self.model.joined([outputs[rank] for rank in range(self.plan.world)])
 
 
 def parts_outside(layer: Layer, x: Tensor, mine: Span) -> Iterator[Part]:

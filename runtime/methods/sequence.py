@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from runtime.collectives import Exchange, Pending
@@ -54,7 +53,7 @@ class GatheredContext(Context):
     """Everything that other devices hold, at full precision."""
 
     def __init__(self, method: Method, exchange: Exchange, gather: str) -> None:
-        self._exchange, self._gather, self._rank = exchange, gather, method.rank
+        self._exchange, self._gather, self._rank, self._model = exchange, gather, method.rank, method.model
         self._starts = [first_position(method.model.shape, share.tokens) for share in method.plan.shares]
         self._pending: Pending
 
@@ -64,13 +63,13 @@ class GatheredContext(Context):
 
     def tell_keys_values(self, layer: Layer, k: Tensor, v: Tensor) -> None:
         if self._gather == "kv":
-            self._pending = self._exchange.all_gather(layer.index, torch.cat([k, v], -1))
+            self._pending = self._exchange.all_gather(layer.index, self._model.joined([k, v], -1))
 
     def parts(self, layer: Layer) -> Iterable[Part]:
         received = self._pending.wait()
         for ranks in neighbours(layer, self._rank, list(received)):
             with layer.stages("expand", layer.index):
-                joined = torch.cat([received[rank] for rank in ranks])
+                joined = self._model.joined([received[rank] for rank in ranks])
                 k, v = joined.chunk(2, -1) if self._gather == "kv" else layer.keys_values(joined)
                 part = layer.part(k, v, self._starts[ranks[0]])
             yield part
