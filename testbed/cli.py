@@ -1,9 +1,10 @@
 """The command `testbed` and its subcommands; `python -m testbed.<name>` is the same as `testbed <name>`.
 
 Help answers at once: what a subcommand needs is imported when it runs.
-Exit status: 0 good, 1 a method failed (or, of doctor, something is missing), 2 bad input, 3 the network is not the
-declared one (before the run: nothing ran; after it: what ran is not valid) or could not be made or removed, 4 degraded:
-the network was the declared one, but was not emulated exactly, 130 interrupted. Of several the first of 3, 1, 4 holds.
+Exit status: 0 good, 1 a method or Ray failed (or, of doctor, something is missing), 2 bad input, 3 the network is not
+the declared one (before the run: nothing ran; after it: what ran is not valid) or could not be made or removed, 4
+degraded: the network was the declared one, but was not emulated exactly, 130 interrupted. Of several the first of 3, 1,
+4 holds.
 """
 
 from __future__ import annotations
@@ -285,7 +286,9 @@ def _one_line_each() -> Iterator[None]:
         _refuse(error.problems)
     except (StoreError, RuntimeFault) as error:
         _refuse([str(error)])
-    except (HostError, NoShaper) as error:
+    except HostError as error:
+        _refuse([str(error)], error.exit_status)
+    except NoShaper as error:
         _refuse([str(error)], NO_NETWORK)
 
 

@@ -33,6 +33,8 @@ ROOT = Path(__file__).resolve().parent.parent
 class ControlError(HostError):
     """Ray did not come up; the text names the host and its log."""
 
+    exit_status = 1  # the network was the declared one
+
 
 class Control:
     """A Ray cluster that is up; makes one actor per host and ends it."""

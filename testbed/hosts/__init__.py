@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from subprocess import CompletedProcess, Popen
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 from testbed.shape import Port
 from testbed.topology import Lane, Topology
@@ -18,6 +18,8 @@ from testbed.topology import Lane, Topology
 
 class HostError(Exception):
     """A host, its network or its clean-up failed; one line that names the command or the thing."""
+
+    exit_status: ClassVar[int] = 3  # of the command
 
 
 class HostHandle(Protocol):
