@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping
-from statistics import median
+from statistics import fmean
 from typing import Any
 
 from runtime.profile import Entry, Profile, ProfileError, Seconds
@@ -15,8 +15,9 @@ NAME = "the run's own stages"
 
 
 def profile(run: RunData, shape: Shape) -> Profile:
-    """Medians over the measured requests of every stage of computing and coding, by rank and layer.
+    """Means over the measured requests of every stage of computing and coding, by rank and layer.
 
+    Not medians: a CPU share holds a device back in few stages and long, and what few stages take adds up, too.
     Raises ProfileError for a run without a timeline.
     """
     if not run.timeline:
@@ -44,5 +45,5 @@ def _stages(rows: list[dict[str, Any]], layers: int) -> Mapping[str, Seconds]:
 
 def _figures(by_layer: Mapping[int | None, list[float]], layers: int) -> Seconds:
     if None in by_layer:
-        return median(by_layer[None])
-    return tuple(median(by_layer[layer]) if layer in by_layer else 0.0 for layer in range(layers))
+        return fmean(by_layer[None])
+    return tuple(fmean(by_layer[layer]) if layer in by_layer else 0.0 for layer in range(layers))
