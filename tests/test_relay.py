@@ -67,12 +67,6 @@ def _names() -> tuple[str, str]:
     return f"rt{os.getpid() % 100000}a", f"rt{os.getpid() % 100000}b"
 
 
-def wake_up_us() -> int:
-    """How long the kernel may let a processor take to wake up, in us, as all who hold its file open ask for it."""
-    with open("/dev/cpu_dma_latency", "rb") as file:
-        return int.from_bytes(file.read(4), sys.byteorder, signed=True)
-
-
 @pytest.fixture
 def net(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Net]:
     """The parameter is the lane of both directions."""
@@ -131,21 +125,6 @@ def test_an_echo_takes_what_is_declared(net: Net) -> None:
     assert 0 <= late["median_s"] <= late["p99_s"] <= late["most_s"]
     assert late["cpu_s"] > 0 and late["waited_s"] >= 0
     assert net.relay.lateness()["frames"] == 0
-
-
-@root
-@pytest.mark.skipif(not os.access("/dev/cpu_dma_latency", os.W_OK), reason="no /dev/cpu_dma_latency to be written to")
-def test_processors_stay_awake_as_long_as_it_lives_and_no_longer(tmp_path: Path) -> None:
-    before = wake_up_us()
-    taps = _names()
-    process = _started(tmp_path, _FAST, taps)
-    relay = Relay(tmp_path / "socket", process, tmp_path / "log")
-    try:
-        assert not any("sleep" in warning for warning in relay.warnings) and wake_up_us() == 0
-    finally:
-        relay.close()
-        process.wait(10)
-    assert wake_up_us() == before
 
 
 _SINK = """

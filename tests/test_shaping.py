@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import secrets
 import sys
 from collections.abc import Iterator
@@ -11,7 +12,7 @@ from dataclasses import replace
 
 import pytest
 
-from testbed import abilities, shape
+from testbed import abilities, awake, shape
 from testbed.hosts import HOSTS, HostError, Network
 from testbed.topology import Lane, Link, Loss, Switch, Topology
 from tests.networks import LANE, machine, namespaces, needs_relay, remains, ring, root, star
@@ -80,8 +81,24 @@ def rtt_ms(network: Network, a: str, b: str) -> float:
     return float(network.hosts[a].run(argv).stdout.split(" = ")[-1].split("/")[0])
 
 
+def wake_up_us() -> int:
+    """How long the kernel may let a processor take to wake up, in us, as all who hold its file open ask for it."""
+    with open(awake.FILE, "rb") as file:
+        return int.from_bytes(file.read(4), sys.byteorder, signed=True)
+
+
 class TestShaping:
     pytestmark = root
+
+    @pytest.mark.skipif(not os.access(awake.FILE, os.W_OK), reason=f"{awake.FILE} cannot be written to")
+    @pytest.mark.parametrize("shaper", shape.SHAPERS)
+    def test_processors_stay_awake_while_it_is_up_and_no_longer(self, run_id: str, shaper: str) -> None:
+        here(shaper)
+        before = wake_up_us()
+        with HOSTS["mininet"](star(2), run_id, shaper) as network:
+            assert network.shaping is not None
+            assert not any(awake.WITHOUT in warning for warning in network.shaping.warnings) and wake_up_us() == 0
+        assert wake_up_us() == before
 
     @pytest.fixture
     def before(self) -> Iterator[None]:

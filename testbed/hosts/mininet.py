@@ -14,7 +14,7 @@ from pathlib import Path
 from subprocess import Popen
 from typing import Any
 
-from testbed import abilities, cgroup, clean, shape
+from testbed import abilities, awake, cgroup, clean, shape
 from testbed.hosts import HostError, HostHandle, Network, Shaping, taps
 from testbed.hosts.knock import knock
 from testbed.hosts.layout import PREFIX_LENGTH, Cable, End, Layout, layout, used_networks
@@ -74,6 +74,7 @@ class _Builder:
         self.handles: dict[str, NamespaceHost] = {}
         self.net: Any = None
         self.relay: Relay | None = None
+        self.awake: int | None = None
 
     def build(self) -> Network:
         """Make everything, in order. What an error leaves half made is in the ledger."""
@@ -248,7 +249,12 @@ class _Builder:
             taps.declare(self.relay, self.topology)
             return RelayShaping(self.relay)
         seed = self.topology.run.seed if abilities.works("netem_seed") else None
-        return TcShaping(self.shaper, ports, self._into, seed)
+        shaping = TcShaping(self.shaper, ports, self._into, seed)
+        try:
+            self.awake = awake.hold()  # the relay does so by itself
+        except OSError as error:
+            shaping.warnings = [f"{awake.WITHOUT} ({error.strerror})"]
+        return shaping
 
     def _ports(self) -> tuple[shape.Port, ...]:
         found = []
@@ -270,6 +276,8 @@ class _Builder:
     def reap(self) -> None:
         """Collect what has ended, or it would stay in the process table; close Mininet's terminals and the relay's
         socket."""
+        if self.awake is not None:
+            os.close(self.awake)
         if self.relay is not None:
             self.relay.close()
         for process in self.started:

@@ -11,12 +11,12 @@ import gc
 import json
 import os
 import socket
-import struct
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from testbed import awake
 from testbed.relay import plan, tap
 from testbed.relay.control import Control
 from testbed.relay.line import Line, Medium
@@ -41,7 +41,7 @@ def main(path: str) -> int:
     loop = Loop(ways(found, files))
     names = {way.name: name for name, file in files.items() for start, way in loop.ways.items() if start == file}
     drops = {direction: tap.Drops(name, files[name]) for direction, name in names.items()}
-    warnings = [why for why in map(_unless, (_real_time, _stay_in_memory, _stay_awake)) if why]
+    warnings = [why for why in map(_unless, (_real_time, _stay_in_memory, awake.hold)) if why]
     control = Control(loop, server, drops, warnings)
     gc.collect()
     gc.freeze()
@@ -77,19 +77,12 @@ def _stay_in_memory() -> None:
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
 
 
-def _stay_awake() -> None:
-    # The kernel's power management keeps the processors from sleeping until this file is closed, that is as long as
-    # this process lives: waking them makes every frame late, by 0.1 ms and more where this is itself a guest.
-    file = os.open("/dev/cpu_dma_latency", os.O_WRONLY)
-    os.write(file, struct.pack("=i", 0))
-
-
-def _unless(done: Callable[[], None]) -> str | None:
+def _unless(done: Callable[[], object]) -> str | None:
     """None if it could be done, else what follows from that."""
-    what = {
+    what: dict[Callable[[], object], str] = {
         _real_time: "real-time priority was refused: whatever else runs makes frames late",
         _stay_in_memory: "its memory was not locked: frames are late whenever the machine swaps",
-        _stay_awake: "the processors may sleep: frames are late by the time of waking up",
+        awake.hold: awake.WITHOUT,
     }
     try:
         done()
