@@ -114,7 +114,7 @@ class RunFolder:
                 os.fsync(file.fileno())
             _give(draft, self._owner)
             draft.replace(target)
-            _sync_folder(self.path)
+            sync_folder(self.path)
         except OSError as error:
             raise StoreError(f"{target}: cannot be written: {error.strerror}") from None
 
@@ -298,7 +298,7 @@ def _give(path: Path, owner: tuple[int, int] | None) -> None:
         os.chown(path, *owner, follow_symlinks=False)
 
 
-def _sync_folder(path: Path) -> None:
+def sync_folder(path: Path) -> None:
     """Make a rename of that folder last."""
     handle = os.open(path, os.O_RDONLY)
     try:

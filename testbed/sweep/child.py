@@ -161,7 +161,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 def _settle(partial: Path, target: Path) -> None:
     try:
         partial.replace(target)
-        folders.sync(target.parent)
+        store.sync_folder(target.parent)
     except OSError as error:
         raise folders.cannot_write(target, error) from None
 

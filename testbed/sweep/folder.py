@@ -238,16 +238,7 @@ def _write(path: Path, text: str) -> Path:
             os.fsync(file.fileno())
         give(draft)
         draft.replace(path)
-        sync(path.parent)
+        store.sync_folder(path.parent)
     except OSError as error:
         raise cannot_write(path, error) from None
     return path
-
-
-def sync(path: Path) -> None:
-    """Make what was renamed in a folder last."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
