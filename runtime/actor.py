@@ -20,10 +20,11 @@ import torch
 from safetensors.torch import load_file
 
 from runtime import methods
+from runtime.collectives import Exchange
 from runtime.device import Device, forget_peak_memory
 from runtime.errors import PeerLost, RuntimeFault
 from runtime.fidelity import fidelity
-from runtime.hollow import HollowWeights
+from runtime.hollow import HollowExchange, HollowWeights
 from runtime.model import Folder, fingerprint
 from runtime.plan import Plan
 from runtime.profile import Profile
@@ -99,7 +100,8 @@ class DeviceActor:
         method = methods.load(plan.method)(weights, plan, rank, extra, _stages(assignment, rank))
         mesh = TcpMesh(rank, plan.world, station.token, station.addresses, assignment.patience_s, assignment.congestion)
         everywhere = plan.input_at == "everywhere"
-        self._device = Device(method, mesh, station.interfaces, inputs=self._input if everywhere else None)
+        exchange, inputs = HollowExchange if assignment.profile else Exchange, self._input if everywhere else None
+        self._device = Device(method, mesh, station.interfaces, exchange, inputs)
         self._mesh, self._inputs = mesh, assignment.inputs
         if rank == plan.source or everywhere:
             self._requests = load_file(assignment.requests)
@@ -164,7 +166,7 @@ def _stages(assignment: Assignment, rank: int) -> Timed:
     plan = assignment.plan
     if assignment.profile is None:
         return Timed()
-    entry, layers = assignment.profile.entry(plan), max(1, len(plan.shares[rank].layers))
+    entry, layers = assignment.profile.entry(plan), assignment.profile.layers
     return Replayed(lambda stage, layer: entry.seconds(rank, stage, layer, layers))
 
 

@@ -81,11 +81,17 @@ class Exchange:
         for step in range(self.world - 1):
             ours, taken = (self.rank - step) % self.world, (self.rank - step - 1) % self.world
             # Added into the received memory: what was sent before is never written to again.
-            chunks[taken] = self._shift(layer, chunks[ours], chunks[taken]).add_(chunks[taken])
+            chunks[taken] = self._sum(self._shift(layer, chunks[ours], chunks[taken]), chunks[taken])
         for step in range(self.world - 1):
             ours, taken = (self.rank + 1 - step) % self.world, (self.rank - step) % self.world
             chunks[taken] = self._shift(layer, chunks[ours], chunks[taken])
-        return torch.cat(chunks).view(tensor.shape)
+        return self._whole(chunks, tensor)
+
+    def _sum(self, received: torch.Tensor, own: torch.Tensor) -> torch.Tensor:
+        return received.add_(own)
+
+    def _whole(self, chunks: list[torch.Tensor], like: torch.Tensor) -> torch.Tensor:
+        return torch.cat(chunks).view(like.shape)
 
     def send_input(self, rank: int, tensor: torch.Tensor) -> None:
         """Give a rank its part of the input."""

@@ -138,16 +138,16 @@ class Layer:
     ) -> None:
         self.shape, self.rotary, self.index = shape, rotary, index
         self.stages: Stages = untimed
-        self._weights = dict(weights)
-        self.heads = self._weights["o.weight"].shape[1] // shape.head_dim
-        self.kv_heads = (self._weights["qkv.weight"].shape[0] // shape.head_dim - self.heads) // 2
+        self.weights = dict(weights)
+        self.heads = self.weights["o.weight"].shape[1] // shape.head_dim
+        self.kv_heads = (self.weights["qkv.weight"].shape[0] // shape.head_dim - self.heads) // 2
         self._activate = ACTIVATIONS[shape.activation]
 
     def _linear(self, name: str, x: Tensor) -> Tensor:
-        return F.linear(x, self._weights[f"{name}.weight"], self._weights.get(f"{name}.bias"))
+        return F.linear(x, self.weights[f"{name}.weight"], self.weights.get(f"{name}.bias"))
 
     def _norm(self, name: str, x: Tensor) -> Tensor:
-        return normalize(self.shape, x, self._weights[f"{name}.weight"], self._weights.get(f"{name}.bias"))
+        return normalize(self.shape, x, self.weights[f"{name}.weight"], self.weights.get(f"{name}.bias"))
 
     def attention_input(self, x: Tensor) -> Tensor:
         """What Q, K and V are computed from: x [S, D] after its norm (post-norm families: x is normed already)."""
@@ -160,8 +160,8 @@ class Layer:
     def keys_values(self, h: Tensor) -> tuple[Tensor, Tensor]:
         """K before rotary and V, each [S, KV heads x head_dim], of attention inputs h [S, D] of any positions."""
         rows = self.heads * self.shape.head_dim
-        bias = self._weights.get("qkv.bias")
-        flat = F.linear(h, self._weights["qkv.weight"][rows:], None if bias is None else bias[rows:])
+        bias = self.weights.get("qkv.bias")
+        flat = F.linear(h, self.weights["qkv.weight"][rows:], None if bias is None else bias[rows:])
         k, v = flat.chunk(2, -1)
         return k, v
 
@@ -219,7 +219,7 @@ class Layer:
     def output(self, attended: Attended) -> Tensor:
         """Output projection of attention's result: a sum to be made whole [S, D]."""
         out = attended.out
-        return F.linear(out.transpose(0, 1).reshape(out.shape[1], -1), self._weights["o.weight"])
+        return F.linear(out.transpose(0, 1).reshape(out.shape[1], -1), self.weights["o.weight"])
 
     def mlp(self, x: Tensor, attended: Tensor) -> tuple[Tensor, Tensor]:
         """x and attention's whole output, both [S, D] -> x with it added, and the MLP's sum to be made whole."""
@@ -229,7 +229,7 @@ class Layer:
         h = self._norm("norm2", x) if self.shape.norm_first else x
         up = self._linear("up", h)
         inner = self._activate(self._linear("gate", h)) * up if self.shape.gated else self._activate(up)
-        return x, F.linear(inner, self._weights["down.weight"])
+        return x, F.linear(inner, self.weights["down.weight"])
 
     def residual(self, x: Tensor, summed: Tensor) -> Tensor:
         """x with the MLP's whole output added, both [S, D]."""
@@ -237,7 +237,7 @@ class Layer:
         return x if self.shape.norm_first else self._norm("norm2", x)
 
     def _biased(self, name: str, summed: Tensor) -> Tensor:
-        bias = self._weights.get(f"{name}.bias")
+        bias = self.weights.get(f"{name}.bias")
         return summed if bias is None else summed + bias
 
 

@@ -54,13 +54,13 @@ class Model:
 
     def __init__(self, shape: Shape, tensors: Mapping[str, Tensor], layers: Sequence[Layer]) -> None:
         self.shape, self.layers = shape, layers
-        self._tensors = tensors
+        self.tensors = tensors
         self.place = next((tensor.device for tensor in tensors.values()), torch.device("cpu"))
         self._positions: dict[int, Tensor] = {}
 
     def with_layers(self, layers: Sequence[Layer]) -> Model:
         """The same embeddings and head around other layers."""
-        return Model(self.shape, self._tensors, layers)
+        return Model(self.shape, self.tensors, layers)
 
     def joined(self, tensors: Sequence[Tensor], side: int = 0) -> Tensor:
         """Tensors put together along one of their sides."""
@@ -73,22 +73,22 @@ class Model:
         The class token is not added, see `class_token`.
         """
         if self.shape.embedding == "patches":
-            x = F.linear(raw.float(), self._tensors["embed.patch.weight"], self._tensors["embed.patch.bias"])
+            x = F.linear(raw.float(), self.tensors["embed.patch.weight"], self.tensors["embed.patch.bias"])
             return x + self._patch_positions(tokens)[start : start + raw.shape[0]]
-        x = F.embedding(raw.long(), self._tensors["embed.tokens.weight"])
-        if "embed.positions.weight" in self._tensors:
-            x = x + self._tensors["embed.positions.weight"][start : start + raw.shape[0]]
-        if "embed.types.weight" in self._tensors:
-            x = x + self._tensors["embed.types.weight"][0]
-        if "embed.norm.weight" in self._tensors:
-            x = normalize(self.shape, x, self._tensors["embed.norm.weight"], self._tensors.get("embed.norm.bias"))
+        x = F.embedding(raw.long(), self.tensors["embed.tokens.weight"])
+        if "embed.positions.weight" in self.tensors:
+            x = x + self.tensors["embed.positions.weight"][start : start + raw.shape[0]]
+        if "embed.types.weight" in self.tensors:
+            x = x + self.tensors["embed.types.weight"][0]
+        if "embed.norm.weight" in self.tensors:
+            x = normalize(self.shape, x, self.tensors["embed.norm.weight"], self.tensors.get("embed.norm.bias"))
         return x
 
     def class_token(self) -> Tensor:
         """The class token with its position [1, D], or no rows [0, D]."""
         if not self.shape.class_token:
             return torch.zeros(0, self.shape.width, device=self.place)
-        return self._tensors["embed.class.weight"] + self._tensors["embed.positions.weight"][:1]
+        return self.tensors["embed.class.weight"] + self.tensors["embed.positions.weight"][:1]
 
     def _patch_positions(self, tokens: int) -> Tensor:
         """Learned positions [tokens, D] of a patch grid, bicubic where it is not the trained (square) one."""
@@ -97,7 +97,7 @@ class Model:
         return self._positions[tokens]
 
     def _interpolated(self, tokens: int) -> Tensor:
-        trained = self._tensors["embed.positions.weight"][self.shape.prefix :]
+        trained = self.tensors["embed.positions.weight"][self.shape.prefix :]
         if trained.shape[0] == tokens:
             return trained
         side = int(trained.shape[0] ** 0.5)
@@ -111,18 +111,18 @@ class Model:
         "first" and "last" read that row of y, "mean" the *sum* over the content rows, `content_from` on.
         """
         rows = {"first": y[:1], "last": y[-1:], "mean": y[content_from:]}[self.shape.readout]
-        if "head.norm.weight" in self._tensors:
-            rows = normalize(self.shape, rows, self._tensors["head.norm.weight"], self._tensors.get("head.norm.bias"))
+        if "head.norm.weight" in self.tensors:
+            rows = normalize(self.shape, rows, self.tensors["head.norm.weight"], self.tensors.get("head.norm.bias"))
         return rows.sum(0)
 
     def head(self, row: Tensor) -> Tensor:
         """Row [D] after the final norm -> result [outputs]: logits, or an embedding of unit length."""
-        if "head.pool.weight" in self._tensors:
-            row = F.linear(row, self._tensors["head.pool.weight"], self._tensors["head.pool.bias"]).tanh()
-        if "head.out.weight" in self._tensors:
-            row = F.linear(row, self._tensors["head.out.weight"], self._tensors.get("head.out.bias"))
+        if "head.pool.weight" in self.tensors:
+            row = F.linear(row, self.tensors["head.pool.weight"], self.tensors["head.pool.bias"]).tanh()
+        if "head.out.weight" in self.tensors:
+            row = F.linear(row, self.tensors["head.out.weight"], self.tensors.get("head.out.bias"))
         elif self.shape.causal:  # tied to the embedding
-            row = F.linear(row, self._tensors["embed.tokens.weight"])
+            row = F.linear(row, self.tensors["embed.tokens.weight"])
         return F.normalize(row, dim=0) if self.shape.normalize else row
 
     def __call__(self, raw: Tensor) -> Tensor:

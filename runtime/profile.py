@@ -23,7 +23,7 @@ class Entry:
     """One method as it was measured, on so many tokens and devices.
 
     ranks: by rank, seconds of each stage, each time it is passed; one entry stands for all ranks. Or total_s: seconds
-    of computing and coding of a whole request, of which no more is known: dealt out evenly to the layers of a device,
+    of computing and coding of a whole request, of which no more is known: dealt out evenly to the layers of the model,
     each before anything of that layer is sent, so that nothing is hidden behind the network, as papers account for it.
     """
 
@@ -35,7 +35,7 @@ class Entry:
     total_s: float | None = None
 
     def seconds(self, rank: int, stage: str, layer: int | None, layers: int) -> float:
-        """Of one passing of a stage on a device that has so many layers."""
+        """Of one passing of a stage, of a model of so many layers."""
         if self.total_s is not None:
             return self.total_s / layers if stage == "input" else 0.0
         found = self.ranks[rank if len(self.ranks) > 1 else 0].get(stage, 0.0)
@@ -75,4 +75,4 @@ class Profile:
 
     def seconds(self, plan: Plan, rank: int, stage: str, layer: int | None) -> float:
         """Of one passing of a stage by a rank of a plan. Raises ProfileError."""
-        return self.entry(plan).seconds(rank, stage, layer, max(1, len(plan.shares[rank].layers)))
+        return self.entry(plan).seconds(rank, stage, layer, self.layers)

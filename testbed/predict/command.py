@@ -126,13 +126,13 @@ def work_of(topology: Topology, profile: Profile, shape: Shape, spec: MethodSpec
     plan = place(spec.method, spec.options, shape, run.tokens, Cluster(tuple(devices)))
     plan = replace(plan, input_at=run.input_at)
     entry = profile.entry(plan)
-    layers = [max(1, len(share.layers)) for share in plan.shares]
 
     def seconds(rank: int, step: Compute) -> float:
-        return entry.seconds(rank, step.stage, step.layer, layers[rank])
+        return entry.seconds(rank, step.stage, step.layer, profile.layers)
 
     hosts_by_rank = tuple(share.host for share in plan.shares)
-    return Work(hosts_by_rank, build(plan, lambda rank: steps(plan, shape, rank)), seconds, plan.source)
+    built = build(plan, lambda rank: steps(plan, shape, rank))
+    return Work(hosts_by_rank, built, seconds, plan.source, replayed=run.compute is not None)
 
 
 def as_json(forecasts: Sequence[Forecast], profile: str, costs: Costs) -> str:

@@ -25,6 +25,13 @@ from statistics import median
 
 import torch
 
+from agents.cluster import Cluster
+from agents.place import place
+from runtime import methods
+from runtime.collectives import Exchange
+from runtime.hollow import HollowWeights
+from runtime.shape import Shape
+from runtime.stages import Replayed
 from runtime.transport.tcp import TcpMesh
 from runtime.transport.wire import TOKEN_BYTES, Kind
 from testbed.linetime import SEGMENT_BYTES
@@ -40,6 +47,9 @@ FAST_BIT_S = 1e9  # at which several frames go as one packet
 _IDLE, _IO_WAIT, _STEAL = 3, 4, 7  # columns of /proc/stat
 _SMALL_BYTES, _LARGE_BYTES = 64, 1 << 20
 _REPEATS, _REST_S, _LARGE, _ROUNDS = 200, 3e-3, 4, 4
+_REPLAYED = ("late_s", "stage_s", "code_s")
+_SHAPE, _TOKENS = Shape("vit", layers=12, width=768, heads=12, kv_heads=12, head_dim=64, hidden=3072), 64
+_STAGES_FROM = 1 << 16  # numbers of requests that no other measurement uses
 
 
 @cache
@@ -65,8 +75,8 @@ def main() -> None:
     one_s, several_s = cable["frame_s"], SUPERPACKET_FRAMES * fast["frame_s"]
     frame_s = min(one_s, max(0.0, several_s - one_s) / (SUPERPACKET_FRAMES - 1))
     lines = {"packet_s": one_s - frame_s, "frame_s": frame_s, "hop_s": max(0.0, switch["frame_s"] - one_s)}
-    cores = len(os.sched_getaffinity(0))
-    print(json.dumps(asdict(Costs(cable["send_s"], cable["receive_s"], **lines, cores=cores))))
+    messages = {name: cable[name] for name in ("send_s", "receive_s", *_REPLAYED)}
+    print(json.dumps(asdict(Costs(**messages, **lines, cores=len(os.sched_getaffinity(0))))))
 
 
 def _network(kind: str, number: int) -> tuple[str, str]:
@@ -148,7 +158,8 @@ def _host(name: str, rank: int, kind: str, out: Connection) -> None:
     ports = json.loads(meeting.read_text())
     for cable, mesh in enumerate(meshes):
         mesh.join({0: (_address(cable, 0), ports[cable])} if rank else {})
-    found = {**(_messages(meshes[0], 1 - rank) if kind == CABLE else {}), **_frames(meshes, 1 - rank)}
+    found = {**_messages(meshes[0], 1 - rank), **_stages(meshes[0])} if kind == CABLE else {}
+    found |= _frames(meshes, 1 - rank)
     for mesh in meshes:
         mesh.flush()
     if rank == 0:
@@ -159,9 +170,10 @@ def _host(name: str, rank: int, kind: str, out: Connection) -> None:
 
 def _messages(mesh: TcpMesh, peer: int) -> dict[str, float]:
     """Seconds of handing over a small message, and of its way through the kernel, waking who waits for it, and taking
-    it: half of a round trip is both. After a rest, as between layers: what has just run is faster."""
+    it: half of a round trip is both; of a message that has come meanwhile, the CPU that taking it needs. After a rest,
+    as between layers: what has just run is faster."""
     tensor = torch.zeros(_SMALL_BYTES, dtype=torch.uint8)
-    sends_s, halves_s = list[float](), list[float]()
+    sends_s, halves_s, takes_s = list[float](), list[float](), list[float]()
     for number in range(_REPEATS):
         if mesh.rank:
             mesh.receive(peer, Kind.EXCHANGE, number, 0)
@@ -173,10 +185,34 @@ def _messages(mesh: TcpMesh, peer: int) -> dict[str, float]:
         sends_s.append(time.perf_counter() - began)
         mesh.receive(peer, Kind.EXCHANGE, number, 0)
         halves_s.append((time.perf_counter() - began) / 2)
+    for number in range(_REPEATS, 2 * _REPEATS):
+        mesh.send(peer, Kind.EXCHANGE, number, 0, tensor)
+        time.sleep(_REST_S)
+        began = time.thread_time()
+        mesh.receive(peer, Kind.EXCHANGE, number, 0)
+        takes_s.append(time.thread_time() - began)
     if mesh.rank:
         return {}
     send_s = median(sends_s)
-    return {"send_s": send_s, "receive_s": max(0.0, median(halves_s) - send_s)}
+    return {"send_s": send_s, "receive_s": max(median(takes_s), median(halves_s) - send_s)}
+
+
+def _stages(mesh: TcpMesh) -> dict[str, float]:
+    """Seconds by which a device that replays wakes late, and of a stage that no time is allowed for: a small run."""
+    plan = place("astra", {}, _SHAPE, _TOKENS, Cluster(("a", "b")))
+    stages = Replayed(lambda stage, _: _REST_S if stage == "input" else 0.0)
+    method = methods.load("astra")(HollowWeights(_SHAPE), plan, mesh.rank, stages=stages)
+    late_s, code_s, other_s = list[float](), list[float](), list[float]()
+    for request in range(_REPEATS // _SHAPE.layers):
+        stages.restart()
+        method.forward(torch.zeros(_TOKENS // 2, _SHAPE.width), Exchange(mesh, _STAGES_FROM + request, stages))
+        late_s += stages.late_s
+        code_s += [seconds for kind, *_, seconds in stages.spans if kind == "code"]
+        # What is neither replayed, nor coding, nor the network's, what lies between stages included.
+        counted = [seconds for kind, name, *_, seconds in stages.spans if kind != "compute" or name == "input"]
+        whole_s = stages.spans[-1][-2] + stages.spans[-1][-1]
+        other_s.append((whole_s - sum(counted)) / (len(stages.spans) - len(counted)))
+    return {"late_s": median(late_s), "stage_s": median(other_s), "code_s": median(code_s)}
 
 
 def _frames(meshes: Sequence[TcpMesh], peer: int) -> dict[str, float]:

@@ -12,7 +12,8 @@ Frames go in trains, see `testbed.predict.network`; TCP's window opens, closes a
 - Acknowledgements are never lost or delayed on purpose; of two frames one is sent, and none alone where data of the
   same connection waits to go that way.
 - Where one machine emulates all, messages wait for its cores, and so do packets, in a queue of their own; computing
-  takes what the profile says. A device killed by an event lives on.
+  takes what the profile says, and what is replayed also the little that waiting instead takes, of these cores. A
+  device killed by an event lives on.
 """
 
 from __future__ import annotations
@@ -56,6 +57,7 @@ class _Requests:
         self._cores = None if costs.cores is None else simpy.Resource(self._env, costs.cores)
         self._flows: dict[tuple[int, int], Flow] = {}
         self._busy_s, self._waited_s = [0.0] * work.world, [0.0] * work.world
+        self._behind_s = [0.0] * work.world  # see `runtime.stages.Replayed`, which this follows
         self._at = ["has not begun"] * work.world  # what each rank is doing, for whoever asks why it never ended
         self._latencies_s: list[float] = []
         self._ended_s: list[float] = []
@@ -95,7 +97,7 @@ class _Requests:
         """One rank's part of one request."""
         for number, step in enumerate(self._work.steps[rank]):
             if isinstance(step, Compute):
-                yield from self._spend(rank, self._work.seconds(rank, step))
+                yield from self._compute(rank, step)
                 continue
             for part in shifts(step, rank, self._work.world) if isinstance(step, AllReduce) else (step,):
                 self._at[rank] = f"at step {number}, {part}"
@@ -104,6 +106,17 @@ class _Requests:
                 else:
                     yield from self._receive(rank, part)
         self._at[rank] = ""
+
+    def _compute(self, rank: int, step: Compute) -> Waits:
+        seconds = self._work.seconds(rank, step)
+        if self._cores is None or not self._work.replayed:
+            yield from self._spend(rank, seconds)
+            return
+        due_s = self._env.now + seconds - self._behind_s[rank]
+        yield from self._spend(rank, due_s - self._env.now)
+        own_s = self._costs.code_s if step.kind == "code" else self._costs.stage_s
+        yield from self._handle(rank, self._costs.late_s if seconds else own_s)
+        self._behind_s[rank] = self._env.now - due_s
 
     def _spend(self, rank: int, seconds: float) -> Waits:
         if seconds > 0:
@@ -128,7 +141,9 @@ class _Requests:
         for peer in step.sources:
             began_s = self._env.now
             message = yield self._flow(peer, rank).inbox.get()
-            self._waited_s[rank] += self._env.now - began_s
+            waited_s = self._env.now - began_s
+            self._waited_s[rank] += waited_s
+            self._behind_s[rank] = max(0.0, self._behind_s[rank] - waited_s)
             yield from self._handle(rank, self._costs.receiving_s(message.payload_bytes))  # type: ignore[attr-defined]
 
     def _flow(self, a: int, b: int) -> Flow:

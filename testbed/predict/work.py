@@ -27,6 +27,8 @@ class Costs:
     Where all devices are emulated on one machine, they share its `cores`, and so do its links: packet_s and frame_s are
     what a packet and each of its frames cost the machine from end to end over one line, hop_s what a packet costs over
     each further one. None, zero: each has its own.
+    late_s, stage_s, code_s: of devices there whose computing is replayed: how late one wakes, and what a stage of
+    computing or coding takes for which the profile allows no time.
     They are measured, on the machine whose runs are predicted; zero where nothing is known.
     """
 
@@ -36,11 +38,15 @@ class Costs:
     packet_s: float = 0.0
     frame_s: float = 0.0
     hop_s: float = 0.0
+    late_s: float = 0.0
+    stage_s: float = 0.0
+    code_s: float = 0.0
     cores: int | None = None
 
     def alone(self) -> Costs:
         """The same where every device is a machine of its own."""
-        return replace(self, packet_s=0.0, frame_s=0.0, hop_s=0.0, cores=None)
+        none = dict.fromkeys(("packet_s", "frame_s", "hop_s", "late_s", "stage_s", "code_s"), 0.0)
+        return replace(self, **none, cores=None)
 
     def line_s(self, frames: float, packets: float, index: int) -> float:
         """Seconds that all cores are busy with packets of so many frames, on the line of that place on their way."""
@@ -60,13 +66,15 @@ class Costs:
 class Work:
     """One request of one method: hosts by rank, steps by rank, and what a stage takes.
 
-    seconds(rank, step): of a Compute, e.g. from a profile; may raise what it likes.
+    seconds(rank, step): of a Compute, e.g. from a profile; may raise what it likes. replayed: a run would wait these
+    seconds instead of computing.
     """
 
     hosts: tuple[str, ...]
     steps: Sequence[Sequence[Step]]
     seconds: Callable[[int, Compute], float]
     source: int = 0
+    replayed: bool = False
 
     @property
     def world(self) -> int:

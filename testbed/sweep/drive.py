@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
@@ -33,8 +34,7 @@ def execute(path: Path, out: Path | None = None, retry: bool = False, estimate: 
     left. Raises TopologyError, StoreError.
     """
     console = Console(highlight=False)
-    sweep, code = points.read(path), keys.code_version()
-    _refuse(sweep)
+    sweep, code = _carried(points.read(path)), keys.code_version()
     all_blocks = blocks.ordered(sweep, code)
     asked = [cell.key for block in all_blocks for cell in block.cells]
     place = out or HOME / sweep.name
@@ -51,15 +51,22 @@ def execute(path: Path, out: Path | None = None, retry: bool = False, estimate: 
     return status(rows) if whole else INTERRUPTED
 
 
-def _refuse(sweep: Sweep) -> None:
-    """What this machine cannot do is told before anything runs. Raises TopologyError, a line for each kind of it."""
+def _carried(sweep: Sweep) -> Sweep:
+    """What this machine can carry of it. The rest is told before anything runs: left out where the sweep says so, else
+    refused. Raises TopologyError, a line for each kind of it."""
     found: dict[str, list[Point]] = {}
     for point in sweep.points:
         for text in refusals.refusal(point.topology):
             found.setdefault(text, []).append(point)
-    if found:
+    unfit = [point for own in found.values() for point in own]
+    carried = tuple(point for point in sweep.points if point not in unfit)
+    if unfit and (sweep.unfit == "refuse" or not carried):
         lines = [f"{sweep.path}: {text}{at(own, len(sweep.points))}" for text, own in found.items()]
-        raise TopologyError([*lines, "leave such points out with sweep.except"])
+        raise TopologyError([*lines, "leave such points out with sweep.except, or with sweep.unfit: leave_out"])
+    told = [
+        f"left out, this machine cannot carry it: {text}{at(own, len(sweep.points))}" for text, own in found.items()
+    ]
+    return replace(sweep, points=carried, left_out=(*sweep.left_out, *told))
 
 
 def at(own: Sequence[Point], total: int) -> str:

@@ -6,6 +6,7 @@ sweep:
   except:                   # what is left out: all that has these values; axes by name or by the end of it
     - {tokens: 4096, method: tensor}
     - {topology: mesh, hosts: [6, 8]}
+  unfit: leave_out          # points that this machine cannot carry; default refuse
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field, create_model
 
@@ -25,11 +26,13 @@ from testbed.topology import MethodSpec, Topology, TopologyError
 from testbed.wiring import nearest
 from testbed.yamlfile import Document, Place
 
+Unfit = Literal["refuse", "leave_out"]
 METHOD = "method"
 _EXCEPT: Place = ("sweep", "except")
 _FIELDS: dict[str, Any] = {
     "repetitions": (int, Field(default=1, ge=1, le=1000, description="how often each point, e.g. 3")),
     "seed": (int, Field(default=0, ge=0, lt=2**63)),
+    "unfit": (Unfit, Field(default="refuse")),
     "except": (list[Any], Field(default_factory=list, description="e.g. [{tokens: 4096, method: tensor}]")),
 }
 SweepDoor = create_model("SweepDoor", __base__=Door, **_FIELDS)  # `except` cannot be written as a class attribute
@@ -50,7 +53,10 @@ class Point:
 
 @dataclass(frozen=True)
 class Sweep:
-    """path: of the file; text: what stood in it; left_out: what each `except` leaves out, a line each."""
+    """path: of the file; text: what stood in it; left_out: what each `except` leaves out, a line each.
+
+    unfit: points that a machine cannot carry make it "refuse" the sweep, or it will "leave_out" them.
+    """
 
     path: Path
     text: str
@@ -59,6 +65,7 @@ class Sweep:
     repetitions: int = 1
     seed: int = 0
     left_out: tuple[str, ...] = ()
+    unfit: Unfit = "refuse"
 
 
 def words(chosen: Mapping[str, Any]) -> str:
@@ -98,7 +105,8 @@ def read(path: Path) -> Sweep:
     _say_idle(document, exceptions, bool(kept))
     points = _sound(document, kept)
     left_out = tuple(exception.line for exception in exceptions)
-    return Sweep(path, text, points[0].topology.name, tuple(points), said["repetitions"], said["seed"], left_out)
+    name, own = points[0].topology.name, {key: said[key] for key in ("repetitions", "seed", "unfit")}
+    return Sweep(path, text, name, tuple(points), left_out=left_out, **own)
 
 
 # What is left out
