@@ -32,6 +32,7 @@ from runtime.record import Record
 from runtime.shape import Shape
 from runtime.stages import Replayed, Timed
 from runtime.transport.tcp import TcpMesh
+from runtime.transport.udp import UdpMesh
 
 log = logging.getLogger("device")
 
@@ -98,7 +99,8 @@ class DeviceActor:
         plan, extra, station = assignment.plan, assignment.extra, self._station
         weights = HollowWeights(assignment.shape) if assignment.folder is None else Folder(assignment.folder)
         method = methods.load(plan.method)(weights, plan, rank, extra, _stages(assignment, rank))
-        mesh = TcpMesh(rank, plan.world, station.token, station.addresses, assignment.patience_s, assignment.congestion)
+        kind = UdpMesh if method.datagrams else TcpMesh
+        mesh = kind(rank, plan.world, station.token, station.addresses, assignment.patience_s, assignment.congestion)
         everywhere = plan.input_at == "everywhere"
         exchange, inputs = HollowExchange if assignment.profile else Exchange, self._input if everywhere else None
         self._device = Device(method, mesh, station.interfaces, exchange, inputs)

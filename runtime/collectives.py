@@ -1,17 +1,18 @@
-"""All-gather, all-reduce, scatter and gather, on `send` and `receive` only."""
+"""All-gather, all-reduce, scatter and gather, on `send` and `receive` only; and an all-gather that may lose tokens."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
 
-from runtime.errors import BadFrame
+from runtime.errors import BadFrame, RuntimeFault
 from runtime.plan import even_spans
 from runtime.stages import Stages, untimed
-from runtime.transport import Transport
+from runtime.transport import Lossy, Transport
+from runtime.transport.gather import Arrived, Cut
 from runtime.transport.wire import NO_LAYER, Kind
 
 
@@ -31,7 +32,8 @@ class Exchange:
     """What a method may do with the network during one request.
 
     waited_s: seconds blocked on activations; result_waited_s: on results, up to the first byte of each;
-    input_transfer_s: from the first byte of the input to its last.
+    input_transfer_s: from the first byte of the input to its last. lost_tokens: of other ranks, whose datagrams did not
+    come in time, each time one was missed.
     Tensors may have any shape of at most three dimensions; what is sent must not be changed until the transport is
     flushed. All verbs raise PeerLost when a peer is gone and BadFrame when it sent something else.
     """
@@ -43,6 +45,7 @@ class Exchange:
         self.rank, self.world, self.request = transport.rank, transport.world, request
         self.others = tuple(rank for rank in range(self.world) if rank != self.rank)
         self.waited_s = self.input_transfer_s = self.result_waited_s = 0.0
+        self.lost_tokens = 0
         self._transport, self._stages, self._place = transport, stages, place
 
     def all_gather(self, layer: int, tensor: torch.Tensor) -> Pending:
@@ -67,6 +70,35 @@ class Exchange:
         self.waited_s += ended_s - begun_s
         self._stages.note("wait", "receive", layer, begun_s, ended_s)
         return received
+
+    def begin(self, tell: Iterable[int], hear: Iterable[int]) -> None:
+        """Before the first of the two verbs below: say that the input is here; those to be heard of will say so too."""
+        self._lossy().begin(self.request, tell, hear)
+
+    def cast_to(self, layer: int, ranks: Iterable[int], frame: torch.Tensor, cut: Cut) -> None:
+        """Send a uint8 frame of codes to each of the ranks as datagrams, which may be lost, in the order given."""
+        begun_s = time.perf_counter()
+        self._lossy().cast(ranks, self.request, layer, _ready(frame), cut)
+        self._stages.note("send", "send", layer, begun_s, time.perf_counter())
+
+    def collect_from(self, layer: int, cuts: Mapping[int, Cut], deadline_s: float) -> dict[int, Arrived]:
+        """What has come within deadline_s of what the ranks of `cuts` cast; on the CPU, where codes are unpacked."""
+        if not cuts:
+            return {}
+        begun_s = time.perf_counter()
+        found = self._lossy().collect(self.request, layer, cuts, deadline_s)
+        ended_s = time.perf_counter()
+        self.waited_s += ended_s - begun_s
+        self.lost_tokens += sum(len(span) for arrived in found.values() for span in arrived.lost)
+        self._stages.note("wait", "receive", layer, begun_s, ended_s)
+        return found
+
+    def _lossy(self) -> Lossy:
+        if not isinstance(self._transport, Lossy):
+            raise RuntimeFault(
+                "transport: udp needs devices on a network: what may be lost there is neither predicted nor profiled"
+            )
+        return self._transport
 
     def all_reduce(self, layer: int, tensor: torch.Tensor) -> torch.Tensor:
         """The sum over all ranks of tensors of equal shape and dtype, bit for bit the same on every rank.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 from statistics import median
 from time import perf_counter
@@ -116,6 +117,8 @@ class Device:
             scatter_bytes=traffic.scatter_sent,
             gather_bytes=traffic.gather_sent,
             messages=traffic.messages,
+            lost_tokens=exchange.lost_tokens,
+            dropped=asdict(traffic.dropped) if self.method.datagrams else None,
         )
 
     def _close(self, record: Record, wire: int | None) -> Record:

@@ -6,7 +6,7 @@ method without running it (`runtime.steps`).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from torch import Tensor, device, dtype, float32, int64, uint8, zeros
@@ -140,6 +140,19 @@ class HollowTable:
     def keys_values(self, codes: Tensor) -> tuple[Tensor, Tensor]:
         found = self._nothing(codes.shape[0], self._width)
         return found, found
+
+
+class HollowCodec:
+    """The sizes of a codec of rows of activations (`runtime.methods.coding.Codec`) whose `packed_bytes` this is."""
+
+    def __init__(self, packed_bytes: Callable[[int, int], int], nothing: Nothing) -> None:
+        self._packed_bytes, self._nothing = packed_bytes, nothing
+
+    def pack(self, x: Tensor) -> Tensor:
+        return self._nothing(self._packed_bytes(x.shape[0], x.shape[1]), dtype=uint8)
+
+    def unpack(self, packed: Tensor, rows: int, width: int) -> Tensor:
+        return self._nothing(rows, width)
 
 
 class HollowExchange(Exchange):

@@ -12,6 +12,12 @@ from runtime.plan import Plan
 
 Seconds = float | tuple[float, ...]
 """Of one stage: the same in every layer, or one value for each layer of the model."""
+STAGES = (
+    "embed", "input", "project", "attention", "expand", "remote", "output", "mlp", "residual", "join", "encode",
+    "decode", "read_out", "head",
+)  # fmt: skip
+"""All that a method may pass, see `runtime.stages`: what a profile names besides would never be waited for."""
+_ONCE = ("embed", "read_out", "head")  # in a request, of whatever layers
 
 
 class ProfileError(RuntimeFault):
@@ -46,7 +52,8 @@ class Entry:
         if self.total_s is not None:
             return self.total_s
         return max(
-            sum(s * layers if isinstance(s, float) else sum(s) for s in stages.values()) for stages in self.ranks
+            sum(sum(s) if isinstance(s, tuple) else s * (1 if stage in _ONCE else layers) for stage, s in own.items())
+            for own in self.ranks
         )
 
 

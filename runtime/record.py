@@ -18,6 +18,8 @@ class Record:
     gather_bytes: payload of input distribution and of results. messages: exchange frames sent.
     wire_bytes: what the interface counters of this device's data interfaces grew by (headers, ACKs, retransmissions
     included); None where the host has no interface of its own.
+    lost_tokens: of other devices, masked out because their codes did not come in time, once for each layer in which one
+    was missed. dropped: datagrams of no use, by why: `runtime.transport.Dropped`; None where none are sent.
     late_s: where computing is replayed, by how much stages ended later than the profile says, the median and the most.
     """
 
@@ -37,6 +39,8 @@ class Record:
     wire_bytes: int | None = None
     peak_memory_bytes: int = 0
     late_s: tuple[float, float] | None = None
+    lost_tokens: int = 0
+    dropped: dict[str, int] | None = None
     error: str | None = None
 
     def row(self) -> dict[str, Any]:

@@ -9,8 +9,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from testbed.door import MAX_QUEUE_BYTES, MIN_QUEUE_BYTES, QUEUE_ALLOWED, CableDoor, LaneDoor, LinkDoor, enter, pair
+from testbed.door import enter
 from testbed.envelope import Unfit
+from testbed.sections import MAX_QUEUE_BYTES, MIN_QUEUE_BYTES, QUEUE_ALLOWED, CableDoor, LaneDoor, LinkDoor, pair
 from testbed.topology import Lane, Link, Loss, Step, Switch, default_queue_bytes
 from testbed.units import Waiting, show_duration, show_rate
 from testbed.yamlfile import Document, Place

@@ -104,6 +104,7 @@ def _examine_run(draft: Draft) -> None:
     _examine_inputs(draft, found)
     _examine_tokens(draft, found)
     _examine_methods(draft, found)
+    _examine_codebooks(draft, settled(model), weights)
     _examine_profile(draft, found)
 
 
@@ -174,6 +175,17 @@ def _examine_methods(draft: Draft, shape: Shape) -> None:
     for index, spec in draft.methods.items():
         method = methods.load(spec.method)
         why = method.refuse(shape, method.Options(**spec.options), draft.devices)
+        if why is not None:
+            draft.document.problem(("run", "methods", index), why, spec.label)
+
+
+def _examine_codebooks(draft: Draft, model: str, weights: str) -> None:
+    """A model that was prepared for codes has those codebooks and no others."""
+    from testbed.prepare import folder  # loads torch, which describing the model needed too
+
+    found = folder.of(model, weights)
+    for index, spec in draft.methods.items():
+        why = None if found is None else found.refusal(spec)
         if why is not None:
             draft.document.problem(("run", "methods", index), why, spec.label)
 

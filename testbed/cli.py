@@ -223,6 +223,22 @@ def predict(
 
 
 @app.command()
+def prepare(
+    file: Annotated[Path, typer.Argument(metavar="RECIPE", help="E.g. topologies/recipes/digits_vit.yaml.")],
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Folder, new or of this recipe [default: prepared/<name>].")
+    ] = None,
+    device: Annotated[str, typer.Option(metavar="NAME", help="cpu or cuda.")] = "cpu",
+) -> None:
+    """Train a model and the codebooks of its codes into a folder that topology files name; what is done is skipped."""
+    with _one_line_each():
+        from testbed.prepare import command
+
+        code = command.execute(_readable(file), out, device)
+    raise typer.Exit(code)
+
+
+@app.command()
 def clean() -> None:
     """Remove what a run that crashed left behind, and only that."""
     with _one_line_each():

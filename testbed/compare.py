@@ -17,6 +17,7 @@ from testbed import differences, export, pairing, report, tables
 from testbed.notes import Note, notes
 from testbed.pairing import Point, Side
 from testbed.statistics import geometric_mean
+from testbed.store import RunData
 
 # What a reader must know of any of the runs before comparing them; the rest is in each run's own report.
 ANNOUNCED = (
@@ -37,10 +38,12 @@ def compare(
 ) -> None:
     """Print a run's report, or for several one row per method and run; write the export `out`.
 
-    Raises StoreError, NotComparable unless `anyway`, and BadExport before anything is read or written.
+    Raises StoreError, NotComparable, unless `anyway` for all but a folder that is given twice, and BadExport before
+    anything is read or written.
     """
     if out is not None:
         export.check(out, force)
+    _refuse_twice(folders)
     sides = pairing.read(folders, anyway)
     if len(sides) == 1 and not sides[0].sweep:
         (run,) = sides[0].runs
@@ -53,16 +56,24 @@ def compare(
         console.print(f"exported to {out}", soft_wrap=True)
 
 
+def _refuse_twice(folders: Sequence[Path]) -> None:
+    seen: dict[Path, Path] = {}
+    for path in folders:
+        if (first := seen.get(path.resolve())) is not None:
+            raise NotComparable(f"not comparable: {path} is {first}, and a run with itself tells nothing: give it once")
+        seen[path.resolve()] = path
+
+
 def _side_by_side(sides: Sequence[Side], console: Console, anyway: bool) -> None:
     runs = {side.letter: side.runs for side in sides}
-    refused = differences.refusals(runs)
+    points = list(dict.fromkeys(point for side in sides for point in side.points))
+    refused = differences.refusals(runs, [_at(sides, point) for point in points])
     if refused and not anyway:
         raise NotComparable("\n".join([*(f"not comparable: {why}" for why in refused), ANYWAY]))
     found = {(side.letter, point): pairing.summary_of(parts) for side in sides for point, parts in side.points.items()}
     _heads(sides, found, console)
     for why in refused:
         tables.print_wrapped("NOT COMPARABLE: ", why, console, "bold red")
-    points = list(dict.fromkeys(point for side in sides for point in side.points))
     for point in points:
         if point:
             tables.print_wrapped("At ", named(point), console, "bold")
@@ -72,6 +83,11 @@ def _side_by_side(sides: Sequence[Side], console: Console, anyway: bool) -> None
     _legend(sides, points, console)
     _announce(sides, found, console)
     _differences(runs, console)
+
+
+def _at(sides: Sequence[Side], point: Point) -> dict[str, list[RunData]]:
+    """The runs at a point, by letter."""
+    return {side.letter: [part.run for part in side.points[point]] for side in sides if point in side.points}
 
 
 def named(point: Point) -> str:
@@ -165,6 +181,9 @@ def _legend(sides: Sequence[Side], points: Sequence[Point], console: Console) ->
     console.print(Text(words, "dim"))
     for side, why in _unpaired(sides, points):
         tables.print_wrapped(f"Not paired: {side.letter}, ", f"{why}. Its vs A is the ratio of the medians.", console)
+    for side in sides[1:]:
+        for words in _without_ratio(sides[0], side):
+            tables.print_wrapped(f"No vs A: {side.letter}, ", words, console)
 
 
 def _unpaired(sides: Sequence[Side], points: Sequence[Point]) -> Iterator[tuple[Side, str]]:
@@ -172,6 +191,19 @@ def _unpaired(sides: Sequence[Side], points: Sequence[Point]) -> Iterator[tuple[
         both = [point for point in points if point in side.points and point in sides[0].points]
         why = dict.fromkeys(pairing.not_paired(sides[0].points[point], side.points[point]) for point in both)
         yield from ((side, words) for words in why if words)
+
+
+def _without_ratio(first: Side, side: Side) -> Iterator[str]:
+    """Where a side has results that are held against none of the first, and why."""
+    alone = [point for point in side.points if point not in first.points]
+    if alone:
+        more = f", and {len(alone) - 1} more points" * (len(alone) > 1)
+        yield f"at {named(alone[0]) or 'its one point'}{more}: {first.letter} has nothing there"
+    for point, parts in side.points.items():
+        ours = first.points.get(point)
+        if ours and pairing.not_paired(ours, parts) is None and (labels := pairing.apart(ours, parts)):
+            place = f"{named(point)}: " if point else ""
+            yield f"{place}{', '.join(labels)}: no request that both have measured (n = 0)"
 
 
 def _announce(sides: Sequence[Side], found: Mapping[Any, Summary], console: Console) -> None:

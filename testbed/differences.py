@@ -1,14 +1,15 @@
 """In what runs differ, and which of it forbids to compare them, may explain a ratio by itself, or is what is compared.
 
 Refused: a run whose network was not the declared one or was not verified (its times are of no network that anybody
-knows), and compute that was real in one and replayed in another (one measures a device, the other repeats a profile).
+knows), and compute that was real in one and replayed in another (one measures a device, the other repeats a profile),
+unless it is an axis of a sweep and they are at different points.
 Marked: code, libraries, machine, kernel settings, the means of shaping, the profile replayed: a ratio may come from
 them alone. Everything else is declared in the topology and is what one compares.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,9 +58,12 @@ def differences(runs: Mapping[str, Sequence[RunData]]) -> list[Difference]:
     return [Difference(tuple(keys), words, kind in MARKED) for (kind, words), keys in alike.items()]
 
 
-def refusals(runs: Mapping[str, Sequence[RunData]]) -> list[str]:
-    """Why these runs cannot be compared, a line each; see the head of this file."""
-    return [*_invalid(runs), *_computed(runs)]
+def refusals(runs: Mapping[str, Sequence[RunData]], beside: Iterable[Mapping[str, Sequence[RunData]]]) -> list[str]:
+    """Why these runs cannot be compared, a line each; see the head of this file.
+
+    beside: those of them, by letter too, that are held against each other: at each point of sweeps.
+    """
+    return [*_invalid(runs), *dict.fromkeys(why for point in beside for why in _computed(point))]
 
 
 def invalid(run: RunData) -> str | None:

@@ -165,8 +165,14 @@ class Experiment:
         self._skip("the run ended before its network was up")
         requests = self.folder.path / "requests.safetensors"
         ready = material.gather(run, self.collected, requests, self.progress.stage)
-        byte_tokens = inputs.bytes_as_ids(ready.shape, ready.folder)
-        self._write_manifest({"byte_tokens": byte_tokens, "samples_seen": ready.samples_seen})
+        found = ready.prepared
+        byte_tokens = found is None and inputs.bytes_as_ids(ready.shape, ready.folder)  # else it was trained on them
+        facts: dict[str, Any] = {"byte_tokens": byte_tokens, "samples_seen": ready.samples_seen}
+        if found is not None:
+            facts |= {"prepared": {key: found.config[key] for key in ("name", "sha256", "seed")}}
+            for spec, entry in zip(run.methods, self.entries, strict=True):
+                entry["task"] = found.task(spec, run.tokens, len(self.topology.hosts))
+        self._write_manifest(facts)
         return ready
 
     def _write_manifest(self, more: Mapping[str, Any]) -> None:
@@ -242,6 +248,6 @@ def _entry(spec: MethodSpec) -> dict[str, Any]:
         "options": dict(spec.options),
         "status": "skipped",
         "error": None,
-        "equals_single": methods.load(spec.method).equals_single,
+        "equals_single": methods.equals_single(spec.method, spec.options),
         "payload_formula": None,
     }

@@ -1,7 +1,8 @@
 """Runs as one table for other programs: `testbed compare RUN... --export PATH`. A row per run and method.
 
 .csv and .parquet have every column of `rows`, numbers as in summary.json (seconds, bytes, bit/s); .tex and .md have
-those that a paper shows, rounded, and the repetitions of a sweep's point in one row. What cannot be said is empty.
+those that a paper shows, rounded, intervals of 95 % beside, and the repetitions of a sweep's point in one row. What
+cannot be said is empty.
 pandas does the writing.
 """
 
@@ -9,13 +10,12 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from runtime.errors import RuntimeFault
-from testbed import differences, pairing, store, units
+from testbed import differences, disk, pairing, units
 from testbed.pairing import Part, Point, Side
 
 if TYPE_CHECKING:
@@ -64,8 +64,7 @@ def write(sides: Sequence[Side], path: Path) -> None:
         kind = path.suffix.lower()
         table = pandas.DataFrame(rows(sides, together=kind in PAPER))
         FORMATS[kind](table.astype({name: _type(name) for name in table.columns}), draft)
-        if owner := store.invoking_user(os.environ):
-            os.chown(draft, *owner)
+        disk.give(draft)
         draft.replace(path)
     except (OSError, ImportError) as error:
         why = getattr(error, "strerror", None) or error
@@ -194,10 +193,10 @@ def _paper(table: DataFrame) -> DataFrame:
         **{name.removeprefix("at "): _texts(table[name]) for name in table.columns if name.startswith("at ")},
         "method": _texts(table["label"]),
         "n": _texts(table["n"]),
-        "latency (ms)": _with_interval(table, "latency_median_s", "latency_median_low_s", "latency_median_high_s", 1e3),
+        **{f"{name} (ms)": _interval(table, f"latency_{name}", "_s", 1e3) for name in ("median", "mean")},
         "p95 (ms)": [_number(value, 1e3) for value in table["latency_p95_s"]],
-        "vs single": _with_interval(table, "speedup", "speedup_low", "speedup_high"),
-        "vs A": _with_interval(table, "vs_a", "vs_a_low", "vs_a_high"),
+        "vs single": _interval(table, "speedup"),
+        "vs A": _interval(table, "vs_a"),
         "sent (kB)": [_number(value, 1e-3) for value in table["payload_bytes_most"]],
         "on wire (kB)": [_number(value, 1e-3) for value in table["wire_bytes_most"]],
         "cosine": ["" if _missing(value) else f"{value:.4f}" for value in table["cosine"]],
@@ -220,10 +219,11 @@ def _texts(values: Any) -> list[str]:
     return ["" if _missing(value) else str(value) for value in values]
 
 
-def _with_interval(table: DataFrame, middle: str, low: str, high: str, scale: float = 1) -> list[str]:
+def _interval(table: DataFrame, name: str, unit: str = "", scale: float = 1) -> list[str]:
     """ "1.99 [1.95, 2.03]"; of what is held against itself only "1.00"."""
     found = []
-    for value, *ends in zip(table[middle], table[low], table[high], strict=True):
+    columns = (table[f"{name}{end}{unit}"] for end in ("", "_low", "_high"))
+    for value, *ends in zip(*columns, strict=True):
         words = _number(value, scale)
         if not any(map(_missing, ends)) and not value == ends[0] == ends[1] == 1:
             words += f" [{_number(ends[0], scale)}, {_number(ends[1], scale)}]"
@@ -256,7 +256,7 @@ def _parquet(table: DataFrame, path: Path) -> None:
 
 def _latex(table: DataFrame, path: Path) -> None:
     shown = _paper(table)
-    numbers = {"n", "latency (ms)", "p95 (ms)", "vs single", "vs A", "sent (kB)", "on wire (kB)", "cosine"}
+    numbers = {"n", "median (ms)", "mean (ms)", "p95 (ms)", "vs single", "vs A", "sent (kB)", "on wire (kB)", "cosine"}
     layout = "".join("r" if name in numbers else "l" for name in shown.columns)
     path.write_text(shown.to_latex(index=False, escape=True, column_format=layout), encoding="utf-8")
 

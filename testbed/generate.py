@@ -13,7 +13,8 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field
 
-from testbed.door import Door, HostDoor, LinkDoor, enter, unknown
+from testbed.door import Door, enter, unknown
+from testbed.sections import HostDoor, LinkDoor
 from testbed.topology import MOST_HOSTS
 from testbed.units import parse_rate
 from testbed.yamlfile import Document, Place

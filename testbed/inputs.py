@@ -8,11 +8,13 @@ import importlib.util
 import os
 import random
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -39,6 +41,16 @@ class BadInputs(RuntimeFault):
     """`run.inputs` cannot be used; the text is one line that says what is allowed."""
 
 
+@dataclass(frozen=True)
+class Encoder:
+    """How a model reads text. encode: a text -> its ids, int32 [n]; before, after: the special ones, int32, that the
+    tokenizer puts around every passage."""
+
+    before: Tensor
+    after: Tensor
+    encode: Callable[[str], Tensor]
+
+
 def requests(run: RunSpec, shape: Shape, model_folder: Path | None, count: int) -> list[Tensor]:
     """`count` raw inputs for `Model.__call__`, decided by run.seed; the first n of them do not depend on `count`.
 
@@ -54,13 +66,13 @@ def refusal(inputs: str, shape: Shape) -> str | None:
     """Why a model of this shape cannot read `inputs`, found by a look at the files: all of a text, one image's head."""
     try:
         if shape.embedding == "patches":
-            _refuse_channels(shape)
+            refuse_channels(shape)
         if inputs == SAMPLE:
             return None
         if shape.embedding == "tokens":
             _text(inputs)
         else:
-            with _opened(_image_files(inputs)[0]):
+            with _opened(image_files(inputs)[0]):
                 return None
     except BadInputs as error:
         return str(error).removeprefix(f"inputs {inputs!r}: ")
@@ -79,7 +91,7 @@ def says(run: RunSpec, shape: Shape, model_folder: Path | None) -> str:
         cut = f"{rows} x {columns} patches of {shape.patch} pixels"
         if run.inputs == SAMPLE:
             return f"photos: seeded crops of scikit-learn's sample images, as {cut}"
-        return f"photos: centre crops of the {len(_image_files(run.inputs))} images of {run.inputs}, as {cut}"
+        return f"photos: centre crops of the {len(image_files(run.inputs))} images of {run.inputs}, as {cut}"
     python = f"{sys.version_info.major}.{sys.version_info.minor}"
     text = f"docstrings of Python {python}'s library" if run.inputs == SAMPLE else _text_file(run.inputs).name
     how = "bytes as ids: the model has no tokenizer" if bytes_as_ids(shape, model_folder) else "the model's tokenizer"
@@ -87,17 +99,23 @@ def says(run: RunSpec, shape: Shape, model_folder: Path | None) -> str:
 
 
 def _patches(run: RunSpec, shape: Shape) -> Iterator[Tensor]:
-    _refuse_channels(shape)
+    refuse_channels(shape)
     rows, columns = grid(run.tokens)
     size = (columns * shape.patch, rows * shape.patch)
     pictures = _sample_crops(run.seed, size) if run.inputs == SAMPLE else _centre_crops(run.inputs, size)
     for picture in pictures:
-        yield cut_to_patches(picture.convert("RGB" if shape.channels == 3 else "L"), shape.patch)
+        yield as_patches(picture, shape)
 
 
-def _refuse_channels(shape: Shape) -> None:
+def refuse_channels(shape: Shape) -> None:
+    """Raises BadInputs for a model of images that are neither grey nor RGB."""
     if shape.channels not in (1, 3):
         raise BadInputs(f"the model takes images of {shape.channels} channels: inputs can be grey or RGB images only")
+
+
+def as_patches(picture: Image, shape: Shape) -> Tensor:
+    """An image of any mode, its sides multiples of shape.patch, as the model takes it: see `cut_to_patches`."""
+    return cut_to_patches(picture.convert("RGB" if shape.channels == 3 else "L"), shape.patch)
 
 
 def cut_to_patches(picture: Image, side: int) -> Tensor:
@@ -126,16 +144,27 @@ def _sample_crops(seed: int, size: tuple[int, int]) -> Iterator[Image]:
 
 def _centre_crops(folder: str, size: tuple[int, int]) -> Iterator[Image]:
     """The images of a folder, sorted by name, over and over."""
-    from PIL import Image, ImageOps
-
-    files = _image_files(folder)
+    files = image_files(folder)
     while True:
         for file in files:
-            with _opened(file) as opened:
-                photo = ImageOps.exif_transpose(opened).convert("RGB")
-            width, height = _largest(photo.size, size)
-            left, top = (photo.width - width) / 2, (photo.height - height) / 2
-            yield photo.resize(size, Image.Resampling.BICUBIC, box=(left, top, left + width, top + height))
+            yield centre_crop(photo(file), size)
+
+
+def photo(file: Path) -> Image:
+    """An image file, upright, as RGB. Raises BadInputs."""
+    from PIL import ImageOps
+
+    with _opened(file) as image:
+        return ImageOps.exif_transpose(image).convert("RGB")
+
+
+def centre_crop(picture: Image, size: tuple[int, int]) -> Image:
+    """The largest part from the middle that has the aspect of `size`, scaled to it."""
+    from PIL import Image
+
+    width, height = _largest(picture.size, size)
+    left, top = (picture.width - width) / 2, (picture.height - height) / 2
+    return picture.resize(size, Image.Resampling.BICUBIC, box=(left, top, left + width, top + height))
 
 
 @contextmanager
@@ -156,7 +185,8 @@ def _largest(photo: tuple[int, int], size: tuple[int, int]) -> tuple[float, floa
     return min(size[0] * scale, photo[0]), min(size[1] * scale, photo[1])
 
 
-def _image_files(folder: str) -> list[Path]:
+def image_files(folder: str) -> list[Path]:
+    """The images of a folder, sorted by name; at least one. Raises BadInputs."""
     path = Path(os.path.expanduser(folder))
     if not os.path.isdir(path):
         raise BadInputs(f'inputs {folder!r}: this model reads images; give "{SAMPLE}" or a folder of jpg or png images')
@@ -171,16 +201,15 @@ def _image_files(folder: str) -> list[Path]:
 
 def _ids(run: RunSpec, shape: Shape, model_folder: Path | None) -> Iterator[Tensor]:
     """Endless passages of the text; different ones as long as the text has them."""
-    before, ids, after = _encoded(_text(run.inputs), shape, model_folder)
-    length = run.tokens - len(before) - len(after)
+    encoder = encoder_of(shape, model_folder)
+    ids = encoder.encode(_text(run.inputs))
+    length = run.tokens - len(encoder.before) - len(encoder.after)
     if length < 1:
         raise BadInputs(
             f"tokens {run.tokens}: give at least {run.tokens - length + 1}, its tokenizer adds special ones"
         )
     if len(ids) < length:
         raise BadInputs(f"inputs {run.inputs!r}: {len(ids)} tokens of text, {length} are needed: give a longer text")
-    if bad := next((i for i in (*before, *ids, *after) if i >= shape.vocabulary), None):
-        raise BadInputs(f"the tokenizer makes id {bad}, the model's vocabulary has only {shape.vocabulary}")
     draw, starts, used = random.Random(f"text {run.seed}"), len(ids) - length + 1, set[int]()
     while True:
         start = draw.randrange(starts)
@@ -189,13 +218,14 @@ def _ids(run: RunSpec, shape: Shape, model_folder: Path | None) -> Iterator[Tens
         used.add(start)
         if len(used) == starts:
             used.clear()
-        yield torch.tensor([*before, *ids[start : start + length], *after], dtype=torch.int32)
+        yield torch.cat([encoder.before, ids[start : start + length], encoder.after])
 
 
-def _encoded(text: str, shape: Shape, model_folder: Path | None) -> tuple[Sequence[int], Sequence[int], Sequence[int]]:
-    """Ids of the text, and the special ones that the tokenizer puts before and after each."""
+def encoder_of(shape: Shape, model_folder: Path | None) -> Encoder:
+    """The tokenizer of a converted model; where it has none, bytes of UTF-8 stand in for ids. Raises BadInputs."""
     if model_folder is None or bytes_as_ids(shape, model_folder):
-        return (), [byte % shape.vocabulary for byte in text.encode()], ()
+        none = torch.zeros(0, dtype=torch.int32)
+        return Encoder(none, none, functools.partial(_bytes, vocabulary=shape.vocabulary))
     from tokenizers import Tokenizer
 
     try:
@@ -205,9 +235,24 @@ def _encoded(text: str, shape: Shape, model_folder: Path | None) -> tuple[Sequen
         framed = tokenizer.encode("a")
         first = framed.special_tokens_mask.index(0)
         last = len(framed.ids) - framed.special_tokens_mask[::-1].index(0)
-        return framed.ids[:first], tokenizer.encode(text, add_special_tokens=False).ids, framed.ids[last:]
     except Exception as error:  # the library raises bare Exceptions
         raise BadInputs(f"{model_folder / TOKENIZER}: not a tokenizer ({error})") from None
+
+    def encode(text: str) -> Tensor:
+        return _known(tokenizer.encode(text, add_special_tokens=False).ids, shape.vocabulary)
+
+    return Encoder(_known(framed.ids[:first], shape.vocabulary), _known(framed.ids[last:], shape.vocabulary), encode)
+
+
+def _bytes(text: str, vocabulary: int) -> Tensor:
+    return torch.from_numpy(np.frombuffer(text.encode(), np.uint8).astype(np.int32) % vocabulary)
+
+
+def _known(ids: Sequence[int], vocabulary: int) -> Tensor:
+    made = torch.tensor(ids, dtype=torch.int32)
+    if len(made) and int(made.max()) >= vocabulary:
+        raise BadInputs(f"the tokenizer makes id {int(made.max())}, the model's vocabulary has only {vocabulary}")
+    return made
 
 
 def _text(inputs: str) -> str:
@@ -235,12 +280,16 @@ def _sample_text() -> str:
 
 
 def _docstrings() -> Iterator[str]:
-    """The docstrings of modules, classes and functions of `PROSE`, in the order of the sources."""
-    documented = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
+    """The docstrings of `PROSE`."""
     for name in PROSE:
         spec = importlib.util.find_spec(name)
-        if spec is None or spec.origin is None or not Path(spec.origin).is_file():
-            continue
-        for node in ast.walk(ast.parse(Path(spec.origin).read_bytes())):
-            if isinstance(node, documented) and (text := ast.get_docstring(node)):
-                yield text
+        if spec is not None and spec.origin is not None and Path(spec.origin).is_file():
+            yield from docstrings(Path(spec.origin).read_bytes())
+
+
+def docstrings(source: bytes) -> Iterator[str]:
+    """The docstrings of a Python file's module, classes and functions, without their indentation."""
+    documented = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, documented) and (text := ast.get_docstring(node)):
+            yield text

@@ -20,6 +20,8 @@ from runtime.model import load, load_shape
 from runtime.profile import Profile
 from runtime.shape import Shape
 from testbed import inputs, models, profiles
+from testbed.prepare import folder as prepared
+from testbed.prepare.folder import Prepared
 from testbed.topology import MethodSpec, RunSpec
 
 DISTINCT_INPUTS = 8  # requests go round them: each costs a one-device pass for its reference
@@ -32,7 +34,7 @@ class Material:
 
     Where computing is replayed there is a profile, and neither folder, references nor extras.
     reference_s: seconds of one request on this machine, unlimited, or of the longest one by the profile;
-    samples_seen: some requests were among the samples.
+    samples_seen: some requests were among the samples; prepared: the folder of `testbed prepare` that the model is of.
     """
 
     folder: Path | None
@@ -43,12 +45,14 @@ class Material:
     extras: dict[str, Path]
     reference_s: float
     samples_seen: bool
+    prepared: Prepared | None = None
 
 
 @dataclass(frozen=True)
 class Collected:
     """folder: the converted model; raw: inputs of requests; samples: other ones, from which methods prepare;
-    wanted: how many of them each method wants, by label. With a profile: neither folder nor samples."""
+    wanted: how many of them each method wants, by label. With a profile: neither folder nor samples. prepared: as in
+    `Material`."""
 
     folder: Path | None
     shape: Shape
@@ -56,6 +60,7 @@ class Collected:
     raw: list[Tensor]
     samples: list[Tensor]
     wanted: dict[str, int]
+    prepared: Prepared | None = None
 
 
 def collect(run: RunSpec) -> Collected:
@@ -65,11 +70,18 @@ def collect(run: RunSpec) -> Collected:
         shape = families.describe(run.model, run.weights)
         raw = inputs.requests(run, shape, None, count)
         return Collected(None, shape, profiles.read(Path(run.compute)), raw, [], {})
-    folder = models.prepared(run)
+    folder, found = models.prepared(run), prepared.of(run.model, run.weights)
     shape = load_shape(folder)
-    wanted = {spec.label: -(-_sample_tokens(spec) // run.tokens) for spec in run.methods}
-    raw = inputs.requests(run, shape, folder, count + max(wanted.values()))
-    return Collected(folder, shape, None, raw[:count], raw[count:], wanted)
+    there = {spec.label for spec in run.methods if found is not None and found.extra(spec) is not None}
+    wanted = {s.label: 0 if s.label in there else -(-_sample_tokens(s) // run.tokens) for s in run.methods}
+    most = max(wanted.values())
+    if found is not None:
+        found.verify()
+        if run.inputs == inputs.SAMPLE:
+            raw = found.inputs(run.tokens, run.seed, count)
+            return Collected(folder, shape, None, raw, found.samples(run.tokens, run.seed, most), wanted, found)
+    raw = inputs.requests(run, shape, folder, count + most)
+    return Collected(folder, shape, None, raw[:count], raw[count:], wanted, found)
 
 
 def gather(run: RunSpec, collected: Collected, requests: Path, say: Callable[[str], None]) -> Material:
@@ -77,7 +89,10 @@ def gather(run: RunSpec, collected: Collected, requests: Path, say: Callable[[st
     folder, raw, samples, shape = collected.folder, collected.raw, collected.samples, collected.shape
     if folder is None:
         return _replayed(run, collected, requests, say)
-    say(f"model {run.model}, {run.weights} weights; {inputs.says(run, shape, folder)}")
+    found = collected.prepared
+    held_out = found is not None and run.inputs == inputs.SAMPLE
+    said = found.says() if found is not None and held_out else inputs.says(run, shape, folder)
+    say(f"model {run.model}, {run.weights} weights; {said}")
     began = time.monotonic()
     _write_requests(folder, raw, requests)
     reference_s = (time.monotonic() - began) / len(raw)
@@ -86,8 +101,10 @@ def gather(run: RunSpec, collected: Collected, requests: Path, say: Callable[[st
         extras = {spec.label: _extra(spec, folder, samples[:count], say) for spec, count in wanted}
     except OSError as error:
         raise BadModel(f"{error.filename}: cannot be kept ({error.strerror}); set XDG_CACHE_HOME") from None
+    if found is not None:
+        extras |= {spec.label: path for spec in run.methods if (path := found.extra(spec)) is not None}
     seen = any(torch.equal(one, sample) for one in raw for sample in samples)
-    return Material(folder, shape, None, requests, len(raw), extras, reference_s, seen)
+    return Material(folder, shape, None, requests, len(raw), extras, reference_s, seen, found)
 
 
 def _replayed(run: RunSpec, collected: Collected, requests: Path, say: Callable[[str], None]) -> Material:
@@ -121,7 +138,7 @@ def _extra(spec: MethodSpec, folder: Path, samples: Sequence[Tensor], say: Calla
     """The file that a method's `prepare` writes for this model and these samples."""
     kind = methods.load(spec.method)
     options = kind.Options(**spec.options)
-    key = hashlib.sha256(json.dumps([FORMAT, spec.method, folder.name, asdict(options)]).encode())
+    key = hashlib.sha256(json.dumps([FORMAT, spec.method, models.identity(folder), asdict(options)]).encode())
     for sample in samples:
         key.update(sample.numpy().tobytes())
     path = models.cache_folder().parent / "extras" / f"{key.hexdigest()[:24]}.safetensors"

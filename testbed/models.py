@@ -27,6 +27,8 @@ def prepared(run: RunSpec) -> Path:
     Raises BadModel in one line, also when the folder cannot be written.
     """
     source = families.resolve(run.model, run.weights)
+    if source.converted is not None:
+        return source.converted
     folder = cache_folder() / key(source, run.seed)
     if not (folder / model.SHAPE).exists():
         try:
@@ -35,6 +37,11 @@ def prepared(run: RunSpec) -> Path:
             if not (folder / model.SHAPE).exists():  # else another process was faster
                 raise
     return folder
+
+
+def identity(folder: Path) -> str:
+    """What tells a converted model from every other: its name in the cache, elsewhere the hash of its weights."""
+    return folder.name if folder.parent == cache_folder() else model.fingerprint(folder)
 
 
 def key(source: Source, seed: int) -> str:

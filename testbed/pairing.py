@@ -6,7 +6,6 @@ repetitions) are read together.
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -16,28 +15,39 @@ from typing import Any
 
 from testbed import evidence, store, units
 from testbed.differences import invalid
+from testbed.predict.counted import counted
 from testbed.statistics import paired_ratio, unpaired_ratio
 from testbed.store import RunData, StoreError
 from testbed.summary import latencies, summary
 from testbed.sweep import folder
+from testbed.sweep.folder import Row
 
 SAME = ("model", "weights", "tokens", "inputs")  # and the seed: then request i is the same one in both
 Point = tuple[tuple[str, str], ...]  # ((axis, value), ...); of a run folder ()
-Key = tuple[Any, int, int]  # seed, how many runs with that seed came before, request
+Key = tuple[Any, int, int]  # seed, repetition, request
 
 
 @dataclass(frozen=True)
 class Part:
-    """One run folder of a side. turn: how many of the same seed come before it at its point."""
+    """One run folder of a side. repetition: of its point, 1 where there is no sweep.
+
+    labels: methods whose results are those of the sweep's cells; others, of an earlier or a later run of the same
+    repetition, only ran beside them.
+    """
 
     run: RunData
-    seed: Any
-    turn: int
+    repetition: int = 1
+    labels: frozenset[str] = frozenset()
+
+    @property
+    def seed(self) -> Any:
+        """Of its inputs and weights."""
+        return self.run.topology["run"].get("seed")
 
 
 @dataclass(frozen=True)
 class Side:
-    """One RUN. left_out: why runs of a sweep are not among its points, a line each."""
+    """One RUN. left_out: what a sweep was asked for and is not among its points: runs and cells, a line each."""
 
     letter: str
     path: Path
@@ -80,7 +90,16 @@ def not_paired(a: Sequence[Part], b: Sequence[Part]) -> str | None:
             return f"run.{key}: {' or '.join(sorted(one))} against {' or '.join(sorted(other))}"
     if not {part.seed for part in a} & {part.seed for part in b}:
         return "run.seed: none in common"
+    if not {(part.seed, part.repetition) for part in a} & {(part.seed, part.repetition) for part in b}:
+        return "repetitions: none in common"
     return None
+
+
+def apart(a: Sequence[Part], b: Sequence[Part]) -> list[str]:
+    """Methods that both have measured, but on no request of both."""
+    labels = dict.fromkeys(entry["label"] for part in b for entry in part.run.methods)
+    times = {label: (_seconds(a, label), _seconds(b, label)) for label in labels}
+    return [label for label, (ours, theirs) in times.items() if ours and theirs and not ours.keys() & theirs.keys()]
 
 
 def together(parts: Sequence[Part]) -> RunData:
@@ -132,49 +151,58 @@ def _rows(number: int, run: RunData) -> Iterator[dict[str, Any]]:
 
 
 def _seconds(parts: Sequence[Part], label: str) -> dict[Key, float]:
+    """Of a request that was measured twice, that of the run which the sweep's cell names."""
     return {
-        (part.seed, part.turn, request): seconds
-        for part in parts
+        (part.seed, part.repetition, request): seconds
+        for part in sorted(parts, key=lambda part: label in part.labels)
         for request, seconds in latencies(part.run, label).items()
     }
 
 
 def _side(letter: str, path: Path, anyway: bool) -> Side:
     if not folder.is_sweep(path):
-        run = store.load(path)
-        return Side(letter, path, False, {(): (_part(run, 0),)})
-    points = _points(path)
+        return Side(letter, path, False, {(): (Part(store.load(path)),)})
+    cells = folder.cells(path)
     found: dict[Point, list[Part]] = {}
-    left_out = []
-    for run in (store.load(place) for place in folder.runs(path)):
+    left_out = _not_run(path, cells)
+    named = _by_run(path, cells)
+    for run in counted(path).runs:
+        own = named[run.path]
         if (why := invalid(run)) and not anyway:
             left_out.append(f"{run.path}: {why}")
             continue
-        parts = found.setdefault(points.get(run.path.resolve(), ()), [])
-        seed = run.topology["run"].get("seed")
-        parts.append(_part(run, sum(part.seed == seed for part in parts)))
+        labels = frozenset(row["label"] for row in own)
+        found.setdefault(_point(own[0]), []).append(Part(run, own[0]["repetition"], labels))
     if not found:
         raise StoreError(f"{path}: no run of this sweep can be compared{''.join(f'; {words}' for words in left_out)}")
     ordered = {point: tuple(found[point]) for point in sorted(found, key=_order)}
     return Side(letter, path, True, ordered, tuple(left_out))
 
 
-def _part(run: RunData, turn: int) -> Part:
-    return Part(run, run.topology["run"].get("seed"), turn)
+def _by_run(path: Path, cells: Sequence[Row]) -> dict[Path, list[Row]]:
+    """Run folder -> the cells whose results it has, which are all of one point and repetition."""
+    found: dict[Path, list[Row]] = {}
+    for row in cells:
+        if row["run"] is not None:
+            found.setdefault(path / row["run"], []).append(row)
+    return found
 
 
-def _points(path: Path) -> dict[Path, Point]:
-    """Each run of a sweep -> where it lies in the grid: what is the same for all of its methods."""
-    found: dict[Path, dict[str, str]] = {}
-    with suppress(FileNotFoundError):
-        for line in (path / folder.CELLS).read_bytes().splitlines():
-            with suppress(ValueError):  # what is damaged is refused by who lists the runs
-                cell = json.loads(line)
-                if isinstance(cell, dict) and isinstance(cell.get("run"), str):
-                    point = {str(axis): str(value) for axis, value in (cell.get("point") or {}).items()}
-                    place = (path / cell["run"]).resolve()
-                    found[place] = {k: v for k, v in found.get(place, point).items() if point.get(k) == v}
-    return {place: tuple(point.items()) for place, point in found.items()}
+def _not_run(path: Path, cells: Sequence[Row]) -> list[str]:
+    """Cells that failed without a run, a line for those that failed alike, and how many have had no turn."""
+    alike: dict[str, list[str]] = {}
+    for row in cells:
+        if row["run"] is None:
+            place = ", ".join(f"{axis} {value}" for axis, value in _point(row)) or "the one point"
+            alike.setdefault(str(row.get("error")), []).append(f"{row['label']} at {place}")
+    lines = [f"{own[0]}{f' and {len(own) - 1} more cells' * (len(own) > 1)}: {why}" for why, own in alike.items()]
+    left = len(folder.asked(path)) - len(cells)
+    return [*lines, *[f"{left} cells that have not run yet"] * (left > 0)]
+
+
+def _point(row: Row) -> Point:
+    """Where a cell lies in the grid."""
+    return tuple((str(axis), str(value)) for axis, value in row["point"].items())
 
 
 def _order(point: Point) -> list[tuple[str, bool, float, str]]:

@@ -23,7 +23,7 @@ from testbed.material import Material
 from testbed.rehearse import once, rehearsed
 from testbed.topology import MethodSpec, Topology
 
-ALIKE = 1.5  # a stage whose slowest layer takes no more than this times the median is one figure for all layers
+ALIKE = 1.5  # a stage whose layers all take the median, or this many times less or more, is one figure for all
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,9 @@ def profile(topology: Topology, name: str, how: How, say: Callable[[str], None])
 
     Times are those of this machine, whole: no CPU share of the file holds here.
     """
+    if topology.run.compute is not None:
+        text = "so that nothing is computed here that could be timed; a profile is made with run.compute: real"
+        raise ProfileError(f"{topology.name}: run.compute replays {topology.run.compute}, {text}")
     if how.device == "cuda" and not torch.cuda.is_available():
         raise ProfileError("device cuda: torch finds no GPU here; use cpu, or run this on a machine that has one")
     torch.set_num_threads(how.threads)
@@ -87,7 +90,7 @@ def stages(device: Device, raw: Tensor, repeats: int) -> Mapping[str, Seconds]:
 def _figures(by_layer: Mapping[int | None, list[float]], layers: int) -> Seconds:
     middles = {layer: median(found) for layer, found in by_layer.items()}
     typical = median(middles.values())
-    if None in middles or max(middles.values()) <= ALIKE * typical:
+    if None in middles or typical / ALIKE <= min(middles.values()) <= max(middles.values()) <= ALIKE * typical:
         return typical
     return tuple(middles.get(layer, 0.0) for layer in range(layers))
 
@@ -102,13 +105,20 @@ def main(topology: Topology, out: Path, how: How, say: Callable[[str], None]) ->
     found = profile(topology, out.stem, how, say)
     about = (
         f"{topology.run.model}, {topology.run.tokens} tokens, fp32, one device at a time on {how.words}; "
-        f"medians of {how.repeats} requests"
+        f"medians of {how.repeats} requests{_shares(topology)}"
     )
     try:
         profiles.write(out, found, about, machine())
     except OSError as error:
         raise ProfileError(f"{out}: cannot be written: {error.strerror}") from None
     say(f"written: {out}")
+
+
+def _shares(topology: Topology) -> str:
+    """That the CPU shares of the file did not hold, where it has any."""
+    if all(host.cpu is None for host in topology.hosts):
+        return ""
+    return "; the CPU shares of the file's hosts did not hold: times are of whole cores"
 
 
 if __name__ == "__main__":

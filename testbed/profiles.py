@@ -18,12 +18,12 @@ import yaml
 from pydantic import Field, PlainValidator
 
 from runtime.methods import METHODS, load
-from runtime.profile import Entry, Profile, Seconds
+from runtime.profile import STAGES, Entry, Profile, Seconds
 from testbed.door import Door, Duration, enter
 from testbed.topology import TopologyError
 from testbed.units import parse_duration, show_duration
 from testbed.wiring import nearest
-from testbed.yamlfile import Document
+from testbed.yamlfile import Document, Place
 from testbed.yamlfile import read as read_yaml
 
 
@@ -100,10 +100,18 @@ def _entry(document: Document, index: int, value: Any, layers: int) -> Entry | N
     if ranks and len(ranks) not in (1, door.devices):
         document.problem((*place, "ranks"), f"{len(ranks)} given: one for all ranks, or one for each of {door.devices}")
     for rank, stages in enumerate(ranks):
-        for stage, seconds in stages.items():
-            if isinstance(seconds, tuple) and len(seconds) != layers:
-                document.problem((*place, "ranks", rank, stage), f"{len(seconds)} values for {layers} layers")
+        _examine_stages(document, (*place, "ranks", rank), stages, layers)
     return Entry(door.method, door.options, door.tokens, door.devices, tuple(ranks), door.total)
+
+
+def _examine_stages(document: Document, place: Place, stages: Mapping[str, Seconds], layers: int) -> None:
+    """A stage that does not exist would never be waited for: its time would be missing without a word."""
+    for stage, seconds in stages.items():
+        if stage not in STAGES:
+            hint = nearest(stage, STAGES)
+            document.problem((*place, stage), f"unknown stage; {hint}allowed: {', '.join(STAGES)}")
+        elif isinstance(seconds, tuple) and len(seconds) != layers:
+            document.problem((*place, stage), f"{len(seconds)} values for {layers} layers")
 
 
 def write(path: Path, profile: Profile, about: str, machine: Mapping[str, Any]) -> None:

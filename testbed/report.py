@@ -17,7 +17,7 @@ from testbed import evidence, linktable, probe
 from testbed.differences import computed, replayed
 from testbed.notes import Note
 from testbed.store import RunData
-from testbed.tables import NONE, digits, duration, open_table, print_table, print_wrapped, size
+from testbed.tables import METRICS, NONE, digits, duration, metric, open_table, print_table, print_wrapped, size
 
 CLOCK_NOISE_S = 1e-5  # under 10 us a row tells of the clock and of Python, not of a network
 COMPUTE, WAITING, INPUT, SENT = "compute", "waiting", "input\nresult", "sent\non wire"
@@ -56,6 +56,8 @@ def render(summary: Mapping[str, Any], run: RunData, notes: Sequence[Note], cons
     print_table(methods_table(summary["methods"]), console, METHODS_GIVE_UP)
     console.print(Text(LEGEND, "dim"))
     console.print(Text(SPEEDUP_LEGEND, "dim"))
+    if words := task_legend(summary["methods"]):
+        console.print(Text(words, "dim"))
     if words := tails(summary["methods"]):
         print_wrapped("", words, console)
     for line in reasons(summary["methods"]):
@@ -108,8 +110,11 @@ def methods_table(methods: Sequence[Mapping[str, Any]]) -> Table:
     """One row per method; a failed or skipped one says so in place of a latency, see `reasons`."""
     table = open_table("method", "n", "latency\n95 % CI", COMPUTE, WAITING, INPUT, SENT, SPEEDUP)
     table.add_column("fidelity", no_wrap=True)
+    name = task_metric(methods)
+    if name is not None:
+        table.add_column(f"task\n{METRICS.get(name, name)}", justify="right", no_wrap=True)
     for method in methods:
-        table.add_row(*cells(method))
+        table.add_row(*cells(method), *([] if name is None else [task(method)]))
     return table
 
 
@@ -191,6 +196,23 @@ def fidelity(method: Mapping[str, Any]) -> str:
     elif found["kl"] is not None:
         words.append(f"KL {found['kl']:.2g}")
     return "\n".join(words) or f"err {error(found['max_abs_error'])}"
+
+
+def task_metric(methods: Sequence[Mapping[str, Any]]) -> str | None:
+    """What the model's task is measured by; None where it is not known of any method."""
+    return next((method["task"]["metric"] for method in methods if method.get("task")), None)
+
+
+def task(method: Mapping[str, Any]) -> str:
+    """How good the model is as this method computes it: "97.2%" of "top1"."""
+    found = method.get("task")
+    return metric(found["metric"], found["this"]) if found and method["status"] == "ok" else NONE
+
+
+def task_legend(methods: Sequence[Mapping[str, Any]]) -> str:
+    """What the column of the task is, where there is one."""
+    count = next((method["task"]["n"] for method in methods if method.get("task")), None)
+    return "" if count is None else f"task: on {count} held-out inputs, measured when the model was prepared"
 
 
 def cells(method: Mapping[str, Any]) -> list[str | Text]:

@@ -13,7 +13,8 @@ from typing import Any
 
 from runtime.methods import METHODS, load
 from testbed import cables, dump, generate, happenings, wiring
-from testbed.door import HeadDoor, HostDoor, RunDoor, SwitchDoor, enter, unknown
+from testbed.door import enter, unknown
+from testbed.sections import HeadDoor, HostDoor, RunDoor, SwitchDoor
 from testbed.sweep import grid
 from testbed.topology import MOST_HOSTS, Event, Host, Link, MethodSpec, RunSpec, Switch, Topology, TopologyError
 from testbed.tracefiles import MOST_STEPS

@@ -7,35 +7,22 @@ from __future__ import annotations
 
 import json
 import math
-import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from io import FileIO
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO, Self
+from typing import Any, Self
 
-from runtime.record import Record
+from testbed import disk, rows
 
 SCHEMA_VERSION = 1
 TOPOLOGY, MANIFEST, LINKS = "run.yaml", "manifest.json", "links.json"
 METHODS, RECORDS, SUMMARY = "methods.json", "records.jsonl", "summary.json"
 TIMELINE, PROFILE = "timeline.jsonl", "profile.yaml"
 WATCH, CHANGES, CONTROL = "watch.json", "changes.json", "control.json"
-LATER: dict[str, Any] = {"late_s": None}  # fields that rows of older folders lack
-NUMBERS = tuple(f.name for f in fields(Record) if f.name not in ("wire_bytes", "error", *LATER))
-NEEDED: dict[str, type | tuple[type, ...]] = {
-    **dict.fromkeys(NUMBERS, (int, float)),
-    **dict.fromkeys(("host", "method", "label"), str),
-    "warmup": bool,
-}
-OF_A_TIMELINE: dict[str, type | tuple[type, ...]] = {
-    **dict.fromkeys(("request", "rank", "began_s"), (int, float)),
-    **dict.fromkeys(("host", "label"), str),
-    "warmup": bool,
-    "spans": list,
-}
 
 
 class StoreError(Exception):
@@ -63,12 +50,11 @@ class RunData:
 class RunFolder:
     """The open folder of one run. A context manager; `close` hands what others wrote (logs) to the user too."""
 
-    def __init__(self, path: Path, owner: tuple[int, int] | None) -> None:
+    def __init__(self, path: Path) -> None:
         self.path = path
-        self._owner = owner
-        self._records, self._timeline = ((path / name).open("ab") for name in (RECORDS, TIMELINE))
+        self._records, self._timeline = ((path / name).open("ab", buffering=0) for name in (RECORDS, TIMELINE))
         for name in (RECORDS, TIMELINE):
-            _give(path / name, owner)
+            disk.give(path / name)
 
     @classmethod
     def create(cls, name: str, out: Path | None = None, runs: Path | None = None) -> RunFolder:
@@ -77,10 +63,9 @@ class RunFolder:
         `runs` is the folder of all runs, by default `runs` below the working directory. Raises StoreError where it
         cannot be written, before anything else of the run is started.
         """
-        owner = invoking_user(os.environ)
         try:
-            path = _made(out, owner) if out is not None else _unique((runs or Path("runs")) / _plain_name(name), owner)
-            return cls(path.resolve(), owner)
+            path = _made(out) if out is not None else _unique((runs or Path("runs")) / _plain_name(name))
+            return cls(path.resolve())
         except OSError as error:
             raise StoreError(f"{error.filename or out}: the run folder cannot be written: {error.strerror}") from None
 
@@ -92,11 +77,9 @@ class RunFolder:
         """Add one row of timeline.jsonl, where the time of one device went in one request. Raises StoreError."""
         self._append(self._timeline, row)
 
-    def _append(self, file: BinaryIO, row: Mapping[str, Any]) -> None:
+    def _append(self, file: FileIO, row: Mapping[str, Any]) -> None:
         try:
-            file.write(json.dumps(finite(row), allow_nan=False).encode() + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
+            disk.append(file, json.dumps(finite(row), allow_nan=False).encode() + b"\n")
         except OSError as error:
             raise StoreError(f"{file.name}: cannot be written: {error.strerror}") from None
 
@@ -106,24 +89,17 @@ class RunFolder:
 
     def write_text(self, name: str, text: str) -> None:
         """Replace a file of the folder; readers see the old or the new one, after a crash too. Raises StoreError."""
-        target, draft = self.path / name, self.path / f".{name}.new"
+        path = self.path / name
         try:
-            with draft.open("w", encoding="utf-8") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            _give(draft, self._owner)
-            draft.replace(target)
-            sync_folder(self.path)
+            disk.replace(path, text)
         except OSError as error:
-            raise StoreError(f"{target}: cannot be written: {error.strerror}") from None
+            raise StoreError(f"{path}: cannot be written: {error.strerror}") from None
 
     def log_path(self, host: str) -> Path:
         """`<host>.log`, made here so that it is the user's from its first byte, whoever appends to it."""
         path = self.path / f"{_plain_name(host)}.log"
         try:
-            path.touch()
-            _give(path, self._owner)
+            disk.touch(path)
         except OSError as error:
             raise StoreError(f"{path}: cannot be written: {error.strerror}") from None
         return path
@@ -133,7 +109,7 @@ class RunFolder:
         self._records.close()
         self._timeline.close()
         for path in self.path.rglob("*"):
-            _give(path, self._owner)
+            disk.give(path)
 
     def __enter__(self) -> Self:
         return self
@@ -155,15 +131,16 @@ def load(path: Path) -> RunData:
             raise StoreError(f"{path}: not a run folder (it has no {name})")
     manifest = {"compute": "real", **_json(path / MANIFEST, dict)}
     _refuse_newer(path / MANIFEST, manifest.get("schema_version"))
-    records, skipped = _rows(path / RECORDS, NEEDED)
-    timeline, cut_off = _rows(path / TIMELINE, OF_A_TIMELINE)
+    methods = _entries(path / METHODS, ("method", "label", "status"))
+    records, skipped = _rows(path / RECORDS, rows.RECORD, methods)
+    timeline, cut_off = _rows(path / TIMELINE, rows.TIMELINE, methods)
     return RunData(
         path=path,
         topology=_topology(path / TOPOLOGY),
         manifest=manifest,
         links=_entries(path / LINKS, ("from", "to")),
-        methods=_entries(path / METHODS, ("method", "label", "status")),
-        records=[{**LATER, **row} for row in records],
+        methods=methods,
+        records=[{**rows.LATER, **row} for row in records],
         summary=_object(path / SUMMARY),
         skipped=(*skipped, *cut_off),
         watch=_entries(path / WATCH, ("label", "verdict")),
@@ -190,34 +167,40 @@ def finite(value: Any) -> Any:
     return value
 
 
-def invoking_user(environ: Mapping[str, str]) -> tuple[int, int] | None:
-    """(uid, gid) of who typed `sudo`, or None where this is not root through sudo."""
-    uid, gid = environ.get("SUDO_UID", ""), environ.get("SUDO_GID", "")
-    return (int(uid), int(gid)) if os.geteuid() == 0 and uid.isdecimal() and gid.isdecimal() else None
-
-
-def _rows(path: Path, needed: Mapping[str, Any]) -> tuple[list[dict[str, Any]], tuple[str, ...]]:
-    """Rows of a file of lines, each with at least these keys of these types, and what was passed over."""
+def _rows(
+    path: Path, checks: Mapping[str, rows.Check], methods: Sequence[Mapping[str, Any]]
+) -> tuple[list[dict[str, Any]], tuple[str, ...]]:
+    """Rows of a file of lines that pass these checks, and what was passed over."""
     if not path.exists():
         return [], ()
     try:
         lines = path.read_bytes().split(b"\n")
     except OSError as error:
         raise StoreError(f"{path}: cannot be read: {error.strerror}") from None
-    rows: list[dict[str, Any]] = []
+    worlds = {m["label"]: len(m["payload_formula"]) for m in methods if isinstance(m.get("payload_formula"), list)}
+    found: list[dict[str, Any]] = []
     last = max((number for number, line in enumerate(lines, 1) if line), default=0)
     for number, line in enumerate(lines[:last], 1):
         try:
             row = json.loads(line)
         except ValueError:
             if number == last:
-                return rows, (f"{path}:{number}: the last line is cut off and was skipped",)
+                return found, (f"{path}:{number}: the last line is cut off and was skipped",)
             raise StoreError(f"{path}:{number}: not JSON; the file was damaged after it was written") from None
-        wrong = isinstance(row, dict) and [k for k, kind in needed.items() if not isinstance(row.get(k), kind)]
-        if wrong or not isinstance(row, dict):
-            raise StoreError(f"{path}:{number}: not a record ({', '.join(wrong or ['no object'])})")
-        rows.append(row)
-    return rows, ()
+        if wrong := _wrong(row, checks, worlds):
+            raise StoreError(f"{path}:{number}: not a record ({wrong})")
+        found.append(row)
+    return found, ()
+
+
+def _wrong(row: Any, checks: Mapping[str, rows.Check], worlds: Mapping[str, int]) -> str:
+    """Why a row is none of this run, nothing if it is. worlds: number of devices by the label of a method."""
+    if not isinstance(row, dict):
+        return "no object"
+    if wrong := rows.wrong(row, checks):
+        return ", ".join(wrong)
+    devices = worlds.get(row["label"], math.inf)  # with one too many, no request would have come from all
+    return f"rank {row['rank']} of {row['label']}, which has {devices} devices" if row["rank"] >= devices else ""
 
 
 def _json(path: Path, kind: type) -> Any:
@@ -260,51 +243,28 @@ def _topology(path: Path) -> dict[str, Any]:
     return content
 
 
-def _unique(parent: Path, owner: tuple[int, int] | None) -> Path:
+def _unique(parent: Path) -> Path:
     """A new folder named by the time, UTC, below `parent`."""
     stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
     number = 1
     while True:
         path = parent / (stamp if number == 1 else f"{stamp}-{number}")
         with suppress(FileExistsError):  # another run of the same second: take the next number
-            _make_folders(parent, owner)
+            disk.make_folders(parent)
             path.mkdir()
-            _give(path, owner)
+            disk.give(path)
             return path
         if not parent.is_dir():
             raise StoreError(f"{parent}: the run folder cannot be written: it is not a directory")
         number += 1
 
 
-def _made(path: Path, owner: tuple[int, int] | None) -> Path:
+def _made(path: Path) -> Path:
     """`path` as an empty folder, made if it is missing."""
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise StoreError(f"{path}: exists and is not an empty folder; name another one with --out")
-    _make_folders(path, owner)
+    disk.make_folders(path)
     return path
-
-
-def _make_folders(path: Path, owner: tuple[int, int] | None) -> None:
-    """Like `mkdir -p`, but what is made belongs to `owner`."""
-    for folder in (*reversed(path.absolute().parents), path):
-        if not folder.exists():
-            folder.mkdir()
-            _give(folder, owner)
-
-
-def _give(path: Path, owner: tuple[int, int] | None) -> None:
-    """Hand a file to `owner`; a symbolic link itself, never what it points to: this runs as root."""
-    if owner is not None:
-        os.chown(path, *owner, follow_symlinks=False)
-
-
-def sync_folder(path: Path) -> None:
-    """Make a rename of that folder last."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _plain_name(name: str) -> str:

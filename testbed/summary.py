@@ -19,6 +19,9 @@ late_s: where compute is replayed, by how much stages ended later than due: [med
 compared: whether results were compared with single's at all; where compute is replayed there is none.
 fidelity: against single on the same input: largest max_abs_error, smallest cosine, share of equal top-1, largest kl
     over the measured requests; null where it does not apply or was not finite.
+task: how good the model is at what it is for: {"metric": "top1", "perplexity" or "cosine", "single": of the model on
+    one device, "this": as this method computes it, "n": held-out inputs}, measured when the model was prepared, not in
+    this run; null for a model that was not, and where the method was not measured on so many devices with such tokens.
 
 network: {"verdict", "reasons"}, see `testbed.evidence`: only a run whose verdict is "ok" is a result as declared, and
     "degraded" says how far from it. network of a method: what was seen while its requests ran.
@@ -129,6 +132,7 @@ def _method(method: Row, rows: Sequence[Row], source: str | None) -> dict[str, A
         "speedup_over_single": None,
         "compared": any(row.get("fidelity") for row in home),
         "fidelity": _fidelity([row["fidelity"] for row in home if row.get("fidelity")]),
+        "task": method.get("task"),
     }
 
 

@@ -14,6 +14,7 @@ from rich.text import Text
 from testbed.units import show_duration
 
 NONE = "-"
+METRICS = {"top1": "top-1", "perplexity": "perplexity", "cosine": "cosine"}  # of tasks, as people call them
 
 
 def print_wrapped(title: str, words: str, console: Console, style: str = "bold yellow") -> None:
@@ -58,6 +59,13 @@ def size(size_bytes: float | None) -> str:
     size_bytes = digits(size_bytes)
     unit, name = next((u, n) for u, n in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")) if size_bytes >= u)
     return f"{digits(size_bytes / unit):g} {name}"
+
+
+def metric(name: str, value: float | None) -> str:
+    """A figure of a task by its metric: "97.2%" of "top1", "5.83" of "perplexity", "0.9912" of "cosine"."""
+    if value is None:
+        return NONE
+    return f"{value:.1%}" if name == "top1" else f"{value:.4f}" if name == "cosine" else f"{digits(value):g}"
 
 
 def digits(value: float) -> float:

@@ -175,9 +175,10 @@ class MethodSpec:
 
     @property
     def label(self) -> str:
-        """What tables call it: "sequence", "astra G=1", "block AG joins=1"; two specs that differ have two labels."""
+        """What tables call it: "sequence", "sequence+int8", "astra G=1"; two specs that differ have two labels."""
         options = dict(self.options)
-        words = [self.method]
+        codec = options.pop("codec", None)
+        words = [self.method if codec is None else f"{self.method}+{codec}"]
         if self.method == "block":
             words.append(str(options.pop("exchange", "ag")).upper())
         short = {"groups": "G", "codewords": "K"} if self.method == "astra" else {}

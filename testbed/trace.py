@@ -12,10 +12,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from testbed import store
+from testbed import disk, store
 from testbed.page.setting import compute
 from testbed.store import RunData, StoreError
-from testbed.sweep.folder import give
 
 NAME = "trace.json"
 KINDS = ("compute", "code", "wait", "scatter", "gather", "send")
@@ -34,7 +33,7 @@ def trace(folder: Path, method: str | None, request: int | None, out: Path) -> s
     content = {"traceEvents": events(rows), "displayTimeUnit": "ms", "otherData": _about(run, rows[0])}
     try:
         out.write_text(json.dumps(store.finite(content), allow_nan=False) + "\n", encoding="utf-8")
-        give(out)
+        disk.give(out)
     except OSError as error:
         raise StoreError(f"{out}: cannot be written: {error.strerror}") from None
     return f"{out}: {rows[0]['label']}, request {rows[0]['request']}, {len(rows)} devices"

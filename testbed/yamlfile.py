@@ -18,6 +18,7 @@ from testbed.topology import TopologyError, Trace
 Place = tuple[str | int, ...]
 _MAX_BYTES = 16_000_000  # a saved run has its traces written out, step by step
 _NOTHING = object()
+TOPOLOGY = "a topology is a mapping that starts with name, backend, hosts, run"
 
 
 class _Loader(yaml.SafeLoader):
@@ -172,8 +173,8 @@ def _composed(text: bytes) -> tuple[Any, yaml.Node | None]:
     return loader, loader.get_single_node()
 
 
-def read(path: Path) -> Document:
-    """Read a file whose top is a mapping. Doubled keys end up in `.found`.
+def read(path: Path, what: str = TOPOLOGY) -> Document:
+    """Read a file whose top is a mapping; `what` says so where it is none. Doubled keys end up in `.found`.
 
     Raises TopologyError, one line, when it cannot be read at all or is not YAML.
     """
@@ -182,10 +183,10 @@ def read(path: Path) -> Document:
         with path.open("rb") as file:
             text = file.read(_MAX_BYTES + 1)
         if len(text) > _MAX_BYTES:
-            raise TopologyError([f"{path}: larger than {_MAX_BYTES} bytes, that is no topology"])
+            raise TopologyError([f"{path}: larger than {_MAX_BYTES} bytes: {what}"])
         loader, root = _composed(text)
         if not isinstance(root, yaml.MappingNode):
-            raise TopologyError([f"{path}:1: a topology is a mapping that starts with name, backend, hosts, run"])
+            raise TopologyError([f"{path}:1: {what}"])
         document.value = _read_node(root, (), document, loader)
     except OSError as error:
         raise TopologyError([f"{path}: cannot be read: {error.strerror}"]) from error

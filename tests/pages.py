@@ -23,6 +23,13 @@ STAR = (
     "links: [{{between: h1 - s1, rate: {rate}, delay: {delay}}}, {{between: h2 - s1, rate: {rate}, delay: {delay}}}]"
 )
 CABLE = "links: [{{between: h1 - h2, rate: {rate}, delay: {delay}}}]"
+PROFILE = """\
+profile: small-board
+model: {layers: 12, width: 768}
+entries:
+  - {method: single, tokens: 16, devices: 1, total: 400 ms}
+  - {method: sequence, tokens: 16, devices: 2, total: 200 ms}
+"""
 MACHINE = {"cores": 8, "cpu": "a processor", "memory_bytes": 8 * 10**9, "kernel": "6.1", "system": "a system"}
 COMPUTE_S = {"single": 0.4, "sequence": 0.2, "astra G=1": 0.24, "astra G=16": 0.25}
 SENT_BYTES = {"single": 0, "sequence": 500_000, "astra G=1": 2_000, "astra G=16": 32_000}  # of each device

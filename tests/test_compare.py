@@ -95,12 +95,19 @@ def command(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(line, capture_output=True, text=True, check=False, timeout=60)
 
 
-def swept(path: Path, cells: Mapping[tuple[str, int], Path]) -> Path:
-    """A sweep folder with these runs, by rate and repetition."""
+def swept(path: Path, cells: Mapping[tuple[str, int], Path], axis: str = "defaults.link.rate") -> Path:
+    """A sweep folder with these runs, by rate (or what else the axis is) and repetition."""
+    return sweep_of(path, [(where, run, tuple(LATENCY_S)) for where, run in cells.items()], axis)
+
+
+def sweep_of(
+    path: Path, runs: Sequence[tuple[tuple[str, int], Path, Sequence[str]]], axis: str = "defaults.link.rate"
+) -> Path:
+    """The same, with the methods whose cells each run has."""
     found = []
-    for number, ((rate, repetition), run) in enumerate(cells.items()):
-        for name in LATENCY_S:
-            point = {"defaults.link.rate": rate}
+    for number, ((rate, repetition), run, labels) in enumerate(runs):
+        for name in labels:
+            point = {axis: rate}
             seed = load(run).topology["run"]["seed"]
             found.append({
                 "key": f"{number}{name}", "block": run.name, "label": name, "method": name, "options": {},
@@ -109,8 +116,18 @@ def swept(path: Path, cells: Mapping[tuple[str, int], Path]) -> Path:
             })  # fmt: skip
     with sweeps.opened(path, "sweep", "name: sweep\n", "c", [cell["key"] for cell in found]) as folder:
         folder.add(found)
-        for run in cells.values():
+        for _, run, _ in runs:
             run.rename(path / "blocks" / run.name)
+    return path
+
+
+def failed(path: Path, label: str) -> Path:
+    """The run folder, with a method that did not end well."""
+    methods = json.loads((path / "methods.json").read_text())
+    for method in methods:
+        if method["label"] == label:
+            method.update(status="failed", error="h2 lost")
+    (path / "methods.json").write_text(json.dumps(methods))
     return path
 
 
@@ -262,6 +279,89 @@ def test_a_run_of_a_sweep_that_is_not_valid_is_left_out_and_named(tmp_path: Path
         shown(sweep)
 
 
+def test_runs_of_a_point_are_paired_by_repetition(tmp_path: Path) -> None:
+    """Of B the first repetition is left out: its second one is held against A's second one, not against the first."""
+    rate = "10 Mbit/s"
+    a = swept(tmp_path / "a", {(rate, n): saved(tmp_path / f"a{n}", slower=n) for n in (1, 2)})
+    runs = {n: saved(tmp_path / f"b{n}", slower=4) for n in (1, 2)}
+    changed(runs[1], "links.json", verdict="wrong", why="no")
+    b = swept(tmp_path / "b", {(rate, n): run for n, run in runs.items()})
+    one, other = pairing.read([a, b])
+    (point,) = other.points
+    found = pairing.ratio(one.points[point], other.points[point], "single")
+    assert (found["n"], found["paired"]) == (6, True) and found["ratio"] == pytest.approx(2 / 4)
+
+
+def test_of_a_repetition_that_ran_twice_the_run_that_the_cell_names_counts(tmp_path: Path) -> None:
+    """A method that was added or run again later had single beside it: that is no other repetition."""
+    at = ("10 Mbit/s", 1)
+    a = swept(tmp_path / "a", {at: saved(tmp_path / "a1"), ("10 Mbit/s", 2): saved(tmp_path / "a2", slower=2)})
+    again, first = saved(tmp_path / "again", slower=3), failed(saved(tmp_path / "first", slower=5), "sequence")
+    last = saved(tmp_path / "last", slower=2)
+    labels = (("sequence",), ("single",), ("single", "sequence"))
+    places = ((at, again), (at, first), (("10 Mbit/s", 2), last))
+    b = sweep_of(tmp_path / "b", [(*place, own) for place, own in zip(places, labels, strict=True)])
+    one, other = pairing.read([a, b])
+    (point,) = other.points
+    for label, slower in (("single", 5), ("sequence", 3)):
+        found = pairing.ratio(one.points[point], other.points[point], label)
+        assert found["n"] == 12 and found["ratio"] == pytest.approx(slower**-0.5)
+    assert pairing.failures(other.points[point]) == []  # it was run again, and well
+
+
+def test_where_no_request_was_measured_by_both_that_is_said(tmp_path: Path) -> None:
+    rate = "10 Mbit/s"
+    a = {(rate, 1): saved(tmp_path / "a1"), (rate, 2): failed(saved(tmp_path / "a2"), "sequence")}
+    b = {(rate, 1): failed(saved(tmp_path / "b1"), "sequence"), (rate, 2): saved(tmp_path / "b2")}
+    b[("1 Mbit/s", 1)] = saved(tmp_path / "b3", rate="1 Mbit/s")
+    lines = shown(swept(tmp_path / "a", a), swept(tmp_path / "b", b), width=200)
+    assert [line for line in lines if line.startswith("No vs A")] == [
+        "No vs A: B, at defaults.link.rate 1 Mbit/s: A has nothing there",
+        "No vs A: B, defaults.link.rate 10 Mbit/s: sequence: no request that both have measured (n = 0)",
+    ]
+
+
+def test_cells_that_have_no_run_are_named(tmp_path: Path) -> None:
+    sweep = swept(tmp_path / "sweep", {("10 Mbit/s", 1): saved(tmp_path / "good")})
+    rows = [json.loads(line) for line in (sweep / sweeps.CELLS).read_text().splitlines()]
+    lost = {"status": "failed", "error": "no room for the model", "run": None}
+    point = {"defaults.link.rate": "1 Mbit/s"}
+    more = [{**row, **lost, "point": point, "key": f"lost {row['key']}"} for row in rows]
+    known = [row["key"] for row in (*rows, *more)]
+    with sweeps.opened(sweep, "sweep", "name: sweep\n", "c", [*known, "never", "neither"]) as folder:
+        folder.add([*more, {**more[0], "key": "of a point that the file has no more"}])
+    assert [line for line in shown(sweep, width=200) if "left out" in line] == [
+        "A  left out: single at defaults.link.rate 1 Mbit/s and 1 more cells: no room for the model",
+        "A  left out: 2 cells that have not run yet",
+    ]
+    (sweep / sweeps.CELLS).write_text("".join(json.dumps(row) + "\n" for row in more))
+    with pytest.raises(StoreError, match=r"no run of this sweep can be compared; single at .*: no room for the model"):
+        shown(sweep)
+
+
+def test_a_sweep_over_real_and_replayed_compute_is_compared_point_by_point(tmp_path: Path) -> None:
+    facts = {"compute": "replayed", "profile": {"name": "a_gpu", "sha256": "0"}}
+
+    def sweep(name: str, real: Mapping[str, Any], replayed: Mapping[str, Any]) -> Path:
+        facts = {"real": real, "replay": replayed}
+        runs = {(axis, 1): saved(tmp_path / f"{name}-{axis}", **own) for axis, own in facts.items()}
+        return swept(tmp_path / name, runs, "run.compute")
+
+    a, b, mixed = sweep("a", {}, facts), sweep("b", {}, facts), sweep("mixed", facts, facts)
+    assert not any("NOT COMPARABLE" in line for line in shown(a, b))
+    assert shown(a)
+    with pytest.raises(NotComparable, match="compute: A real; B replayed from a_gpu: one measures devices"):
+        shown(a, mixed)
+
+
+def test_a_run_is_not_compared_with_itself(tmp_path: Path) -> None:
+    a, b = saved(tmp_path / "a"), saved(tmp_path / "b")
+    (tmp_path / "link").symlink_to(a)
+    for same in (a, tmp_path / "b" / ".." / "a", tmp_path / "link"):
+        with pytest.raises(NotComparable, match=r"^not comparable: .* is .*: give it once$"):
+            shown(a, b, same, anyway=True)
+
+
 def test_code_that_changed_in_the_course_of_a_sweep_is_marked(tmp_path: Path) -> None:
     runs = {
         (f"{n} Mbit/s", 0): saved(tmp_path / f"{n}", rate=f"{n} Mbit/s", shaper=s)
@@ -323,8 +423,9 @@ def test_tables_for_a_paper_are_rounded_and_escaped(tmp_path: Path) -> None:
     for suffix in (".md", ".tex"):
         shown(a, out=tmp_path / f"table{suffix}")
     latex, markdown = ((tmp_path / f"table{suffix}").read_text() for suffix in (".tex", ".md"))
-    assert r"x\_1 \& 50\% | y & 6 &" in latex and r"\toprule" in latex and "205 [190, 250]" in latex
+    assert r"x\_1 \& 50\% | y & 6 &" in latex and r"\toprule" in latex and "205 [190, 250] & 212 [" in latex
     assert r"x_1 & 50% \| y" in markdown and "205 [190, 250]" in markdown
+    assert "median (ms)" in markdown and "mean (ms)" in markdown
     rows = [line.replace(r"\|", "") for line in markdown.splitlines()]
     assert len({line.count("|") for line in rows}) == 1 and len(rows) == 4
 

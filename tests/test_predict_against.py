@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,18 +14,19 @@ from typer.testing import CliRunner
 from runtime import families
 from testbed import store, topology
 from testbed.cli import app
+from testbed.page import maps
 from testbed.page.data import gather
 from testbed.page.page import page, report
-from testbed.predict import against, kept, left, machine, own
+from testbed.predict import against, kept, left, machine, messages, own
 from testbed.predict.paper import FORMULA, PUBLISHED, read, told
-from testbed.predict.work import Costs
+from testbed.predict.work import EMULATED, LOOPBACK, Costs
 from testbed.store import RunFolder
-from testbed.sweep import folder, points
+from testbed.sweep import folder, keys, points
 from testbed.topology import MethodSpec
 from tests import pages
 from tests.works import line_bytes
 
-NO_COSTS = Costs()
+NO_COSTS = Costs(kind=EMULATED)  # so that the commands take what tests have predicted
 UNIT = 2**20  # of the paper's Mbit/s
 METHODS = [MethodSpec("single"), MethodSpec("sequence"), MethodSpec("astra", {"groups": 1})]
 SWEEP = """\
@@ -125,14 +127,30 @@ def _rate(cell: against.Cell) -> float:
 def test_what_was_predicted_is_kept_until_the_sources_change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path, _ = sweep_folder(tmp_path)
     first = against.cells([path], NO_COSTS)
-    slow = Costs(send_s=1.0)  # would be seen, if anything were predicted again
+    slow = Costs(send_s=1.0, kind=EMULATED)  # would be seen, if anything were predicted again
     assert [cell.predicted_s for cell in against.cells([path], slow)] == [cell.predicted_s for cell in first]
     files = [path / kept.NAME, *(path / "blocks" / name / kept.NAME for name in ("b0", "b1"))]
     assert all(file.is_file() for file in files)
     files[1].write_text("{damaged")
     assert [cell.predicted_s for cell in against.cells([path], NO_COSTS)] == [cell.predicted_s for cell in first]
+    assert kept._sources.__wrapped__() == keys.code_version()  # of all sources, not of those of predictions only
     monkeypatch.setattr(kept, "_sources", lambda: "edited")
     assert max(cell.predicted_s or 0.0 for cell in against.cells([path], slow)) > 12
+
+
+def test_costs_of_loopback_give_way_to_emulated_ones_and_are_told(tmp_path: Path) -> None:
+    path, _ = sweep_folder(tmp_path)
+    loopback = Costs(send_s=0.1, kind=LOOPBACK)
+    slow = [cell for cell in against.cells([path], loopback) if cell.spec.method != "single"]
+    fast = [cell for cell in against.cells([path], NO_COSTS) if cell.spec.method != "single"]
+    assert {cell.costs for cell in slow} == {loopback} and {cell.costs for cell in fast} == {NO_COSTS}
+    assert all((a.predicted_s or 0) > (b.predicted_s or 9) + 1 for a, b in zip(slow, fast, strict=True))
+    entries = json.loads((path / "blocks" / "b0" / kept.NAME).read_text())["predictions"].values()
+    assert [entry["costs"]["kind"] for entry in entries] == [EMULATED]
+    assert messages.hold(NO_COSTS, None) and not messages.hold(Costs(), None)
+    (said,) = messages.told([loopback, loopback])
+    assert said.startswith("a message costs 100 ms, as measured over loopback")
+    assert "costs 0-100 ms, as" in messages.told([NO_COSTS, replace(loopback, kind=EMULATED)])[0]
 
 
 def test_the_command_prints_cells_and_errors(tmp_path: Path) -> None:
@@ -140,9 +158,13 @@ def test_the_command_prints_cells_and_errors(tmp_path: Path) -> None:
     against.cells([path], NO_COSTS)
     found = json.loads(_predict(path, "--json"))
     assert len(found["cells"]) == 6 and found["errors"]["all"]["n"] == 3
+    assert [costs["kind"] for costs in found["costs"]] == [EMULATED]
     assert set(found["errors"]["by_shaper"]) == {"netem"}
     words = " ".join(_predict(path).split())
     assert "|error| of cells median worst" in words and "predicted only: nothing was measured there" in words
+    assert "compute was replayed from paper_encoder: devices waited its times" in words
+    assert "a message costs 0 ms, as measured between emulated hosts" in words
+    assert "give its published speedups of 8 methods to" in words
     refused = CliRunner().invoke(app, ["predict", str(path), "--model", "events"])
     assert refused.exit_code == 2 and "are for a topology file" in refused.stderr
     nothing = CliRunner().invoke(app, ["predict", str(tmp_path)])
@@ -186,6 +208,7 @@ def test_the_page_shows_published_predicted_and_measured(tmp_path: Path) -> None
         for rate, number in ((10.48576e6, 0), (104.8576e6, 3)):
             row = rows[label, rate]
             assert row["source"] == PUBLISHED and row["published_speedup"] == pytest.approx(published[name][number])
+            assert row["accounted_speedup"] == pytest.approx(published[name][number], rel=0.01)
             assert row["predicted_speedup"] == pytest.approx(0.1115 / due_s(label, rate), rel=0.08)
     assert rows["sequence", 10.48576e6]["measured_s"] is None and rows["sequence", 10.48576e6]["basis"] == against.ONLY
     lines = {line["name"]: line for line in data["plots"]["by-rate-speedup-0-0"]["data"]}
@@ -196,7 +219,17 @@ def test_the_page_shows_published_predicted_and_measured(tmp_path: Path) -> None
     assert len(heat["z"]) == 7 and len(heat["z"][0]) == 8
     words = " ".join(found.split())
     assert "Over 3 methods and networks that were measured, the prediction is off by" in words
+    assert "A message costs 0 ms, as measured between emulated hosts" in words and "steps in its accounting" in words
+    assert "the steps that the runtime executes give its published speedups of 8 methods to" in words
     assert "One device is beaten by some method" in words and "Published, predicted, measured" in words
+
+
+def test_maps_that_would_be_too_many_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, _ = sweep_folder(tmp_path)
+    monkeypatch.setattr(maps, "MOST", 0)
+    found = page(gather([path]).with_cells(against.cells([path], NO_COSTS)))
+    words = "Without a map, of which there are 0: a link per pair, 4 devices, 1024 tokens."
+    assert words in found and "Fastest method" not in found
 
 
 def test_figures_have_the_map(tmp_path: Path) -> None:

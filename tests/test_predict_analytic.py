@@ -163,6 +163,10 @@ def test_the_choice_is_by_size_and_can_be_forced() -> None:
     assert trains(many) > MOST_TRAINS and choose(star(60), many).model == "analytic"
     assert choose(star(60), many, forced="events").model == "events"
     assert choose(star(3), small, Load(5)).why == "there is several requests"
+    lossy = choose(star(60, Lane(10e6, loss=Loss(0.01))), many)
+    assert lossy.model == "analytic" and "loss" in lossy.missing
+    with pytest.raises(PredictError, match="too many for events"):
+        choose(star(60), many, Load(5))
     with pytest.raises(PredictError, match="events, analytic"):
         choose(star(3), small, forced="magic")
     with pytest.raises(PredictError, match="several need events"):

@@ -83,6 +83,16 @@ def test_the_table_says_what_it_rests_on(tmp_path: Path) -> None:
     assert "2." in rows["astra G=1"] and "single" not in rows  # the speedup is over a single that the file left out
 
 
+def test_cpu_shares_that_are_not_counted_are_told(tmp_path: Path) -> None:
+    hosts = "hosts: {h1: {cpu: 0.5}, h2: {}}\nlinks: [{between: h1 - h2, rate: 10 Mbit/s}]"
+    shared = TOPOLOGY.replace("topology: {star: {hosts: 4, link: {rate: 10 Mbit/s}}}", hosts)
+    shared = shared.replace("[single, sequence, {astra: {groups: 1}}, {astra: {groups: 2}}]", "[single]")
+    done = _predict(tmp_path, shared, "--profile", "by_hand.yaml", "--json")
+    assert "CPU shares (h1) are not counted" in json.loads(done.stdout)["notes"][0]
+    done = _predict(tmp_path, shared + "  compute: {replay: by_hand.yaml}\n", "--json")
+    assert json.loads(done.stdout)["notes"] == []
+
+
 @pytest.mark.parametrize(
     ("topology", "arguments", "line"),
     [
@@ -95,8 +105,13 @@ def test_the_table_says_what_it_rests_on(tmp_path: Path) -> None:
         ),
         (TOPOLOGY, ("--profile", "gone.yaml"), "gone.yaml: No such file"),
         (TOPOLOGY.replace("10 Mbit/s", "10"), ("--profile", "by_hand.yaml"), "star.yaml:3"),
+        (
+            TOPOLOGY.replace("vit-base", "vit-tiny"),
+            ("--profile", "by_hand.yaml"),
+            "by_hand.yaml: profile by_hand is of 12 layers of width 768, vit-tiny has 4 layers of width 192",
+        ),
     ],
-    ids=["no profile", "no model", "two files", "no file", "bad file"],
+    ids=["no profile", "no model", "two files", "no file", "bad file", "other model"],
 )
 def test_mistakes_are_a_line_each(tmp_path: Path, topology: str, arguments: tuple[str, ...], line: str) -> None:
     done = _predict(tmp_path, topology, *arguments)

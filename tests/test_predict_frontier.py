@@ -10,9 +10,12 @@ import pytest
 
 from runtime import families
 from runtime.profile import Entry, Profile
+from testbed.predict import jobs
 from testbed.predict.frontier import crossings, frontier, map_figure
+from testbed.predict.jobs import Case, Grid
 from testbed.predict.maps import latency_of, with_links
 from testbed.predict.messages import over_loopback
+from testbed.predict.work import Costs
 from testbed.topology import Lane, Loss, MethodSpec
 from tests.networks import star
 from tests.works import medium
@@ -76,6 +79,26 @@ def test_the_map_of_a_topology_is_that_of_its_methods_on_other_links() -> None:
     # 12 layers of 3 slices of 50 rows of 768 floats: 4.6 s at 10 Mbit/s.
     assert list(frame["single_wins"]) == [True, False, False]
     assert frame["sequence"][0] == pytest.approx(0.3 + 12 * 3 * 50 * 768 * 32 * 1.07 / 10e6, rel=0.05)
+
+
+@pytest.mark.parametrize(
+    ("methods", "known", "columns"),
+    [
+        (["sequence"], ["single", "sequence"], {"single", "sequence"}),
+        (["single", "sequence"], ["sequence"], None),
+        (["single"], ["single"], None),
+    ],
+    ids=["single left out", "no time of single", "single alone"],
+)
+def test_a_map_is_between_single_and_another_or_there_is_none(
+    methods: list[str], known: list[str], columns: set[str] | None, tmp_path: Path
+) -> None:
+    entries = tuple(Entry(name, {}, 196, 1 if name == "single" else 2, total_s=0.3) for name in known)
+    plain = star(2)
+    asked = replace(plain, run=replace(plain.run, methods=tuple(map(MethodSpec, methods))))
+    grid = Grid(Case(asked, Profile("by_hand", 12, 768, entries)), (1e7, 1e9), (0.0,))
+    found = jobs.maps([(grid, tmp_path)], Costs())[0]
+    assert (None if found is None else columns and columns & set(found.columns)) == columns
 
 
 def test_links_of_a_map_have_the_rate_and_the_delay_and_nothing_else() -> None:

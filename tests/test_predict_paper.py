@@ -6,9 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from testbed.predict import paper
+from runtime.profile import Entry
+from testbed import profiles
+from testbed.predict import accounting, paper
 from testbed.predict.work import PredictError
+from testbed.topology import MethodSpec
 
+PROFILE = profiles.read(Path(__file__).parents[1] / "topologies" / "profiles" / "paper_encoder.yaml")
 DATA = paper.read()
 SPEEDUPS, PREFILLS = paper.speedups(DATA), paper.prefills(DATA)
 # Published times that are shorter than compute + V/B: 1.0 to 1.6 Mbit per prefill cost nothing at these rates.
@@ -18,6 +22,33 @@ FASTER = {("bp_ag_4", 10), ("bp_ag_4", 20), ("bp_ag_8", 10), ("astra_g16", 10), 
 def test_every_published_speedup_of_the_encoder_is_met_to_a_per_cent() -> None:
     assert len(SPEEDUPS) == 9 * 6
     assert SPEEDUPS["error"].abs().max() < 0.01
+
+
+def test_the_steps_that_run_meet_published_speedups_to_a_per_cent_by_the_same_accounting() -> None:
+    found = accounting.speedups(DATA, PROFILE)
+    assert len(found) == 9 * 6
+    assert found[found["method"] != "tensor"]["error"].abs().max() < 0.01
+    assert (found[found["method"] == "tensor"]["error"] < -0.8).all()
+
+
+def test_the_ring_of_tensor_parallelism_sends_a_neighbour_more_than_the_paper_charges() -> None:
+    """Twice per layer 2(N-1) parts of 1/N of T positions and the class token, where the paper has one of T."""
+    assert accounting.ring_factor(DATA) == pytest.approx(2 * 3 * 1025 / 1024)
+    shape, tensor = accounting.encoder(), MethodSpec("tensor")
+    assert accounting.pair_bits(tensor, shape, 1024, 4) == 12 * 2 * 6 * 1025 * 768 // 4 * 32
+    assert "6.0 times its bits" in str(accounting.told(DATA, PROFILE))
+
+
+def test_the_profile_has_the_times_that_are_published() -> None:
+    times = {}
+    for key, row in DATA["encoder"]["compute_ms"].items():
+        tokens, devices = (int(part.partition("=")[2]) for part in key.split(","))
+        times |= {(name, tokens, 1 if name == "single" else devices): ms / 1e3 for name, ms in row.items()}
+    assert {_asked(entry): entry.total_s for entry in PROFILE.entries} == pytest.approx(times)
+
+
+def _asked(entry: Entry) -> tuple[str | None, int, int]:
+    return paper.name_of(MethodSpec(entry.method, entry.options)), entry.tokens, entry.devices
 
 
 def test_prefill_times_of_llama_are_met_but_for_six_that_are_faster_than_the_formula() -> None:

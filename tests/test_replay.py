@@ -8,17 +8,30 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
+from typer.testing import CliRunner
 
-from runtime.profile import Entry, Profile
+from agents.cluster import Cluster
+from agents.place import place
+from runtime import families, methods
+from runtime.device import Device
+from runtime.hollow import HollowWeights
+from runtime.methods import METHODS as METHODS_KNOWN
+from runtime.profile import STAGES, Entry, Profile
 from runtime.stages import Replayed
+from runtime.steps import Compute, steps
+from runtime.transport import loopback
 from testbed import check, profiles
+from testbed.cli import app
+from testbed.predict.command import predict
+from testbed.profile import _figures
 from testbed.topology import TopologyError
 from tests import runs
 
 TOTAL_S = {"single": 0.06, "tensor": 0.03, "sequence": 0.03, "block": 0.03, "pipeline": 0.03, "astra": 0.02}
 METHODS = ["single", "tensor", "sequence", {"block": {"joins": 1}}, "pipeline", {"astra": {"groups": 2}}]
-STAGES = {
+TIMES = {
     "embed": "1 ms",
     "input": "1 ms",
     "encode": ["1 ms"] * 4,
@@ -58,7 +71,7 @@ def replayed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
         for method, seconds in TOTAL_S.items()
         if method != "astra"
     ]
-    astra = entry("astra", 3, options=options["astra"], ranks=[STAGES])
+    astra = entry("astra", 3, options=options["astra"], ranks=[TIMES])
     profile(folder, *entries, astra)
     path = topology(folder, METHODS, {"replay": "made_up.yaml"}, input_at="everywhere")
     code, text = runs.run(path, folder / "out")
@@ -78,7 +91,7 @@ def test_it_says_that_it_was_replayed_and_claims_no_result(replayed: tuple[Path,
         assert 0 <= method["late_s"][0] <= method["late_s"][1]
 
 
-def test_a_device_computes_no_less_than_its_profile_says(replayed: tuple[Path, str]) -> None:
+def test_a_device_computes_as_long_as_its_profile_says(replayed: tuple[Path, str]) -> None:
     for row in runs.records(replayed[0]):
         computed_s = row["compute_s"] + row["code_s"]
         if row["method"] == "astra":
@@ -88,7 +101,7 @@ def test_a_device_computes_no_less_than_its_profile_says(replayed: tuple[Path, s
             own = TOTAL_S["pipeline"] * 1e3 * (2 if row["rank"] == 0 else 1) / 4  # its share of the 4 layers
         else:
             own = TOTAL_S[row["method"]] * 1e3
-        assert computed_s >= 0.98 * own * 1e-3, row
+        assert 0.98 * own * 1e-3 <= computed_s <= 2 * own * 1e-3 + 0.05, row  # above: a busy machine wakes late
 
 
 def test_devices_that_have_the_input_are_sent_none(replayed: tuple[Path, str]) -> None:
@@ -128,6 +141,7 @@ def test_a_run_folder_replays_the_profile_that_it_holds(replayed: tuple[Path, st
         ([entry("sequence", 3)], {}, "give either total or ranks"),
         ([entry("sequence", 3, ranks=[{"mlp": "1 ms"}, {"mlp": "1 ms"}])], {}, "2 given: one for all ranks"),
         ([entry("sequence", 3, ranks=[{"mlp": ["1 ms"]}])], {}, "1 values for 4 layers"),
+        ([entry("sequence", 3, ranks=[{"atention": "1 ms"}])], {}, 'unknown stage; did you mean "attention"?'),
         ([entry("sequence", 3, total="1 m")], {}, "duration"),
         ([entry("astra", 3, options={"group": 1}, total="1 ms")], {}, "group"),
     ],
@@ -165,6 +179,9 @@ def test_a_profile_survives_being_written(tmp_path: Path) -> None:
 
 def test_stages_are_timed_on_this_machine_and_can_be_replayed(tmp_path: Path) -> None:
     path, written = topology(tmp_path, METHODS, "real"), tmp_path / "mine.yaml"
+    content = yaml.safe_load(path.read_text())
+    content |= {"backend": "mininet", "links": [{"between": f"h1 - {end}", "rate": "1 Gbit/s"} for end in ("h2", "h3")]}
+    path.write_text(yaml.safe_dump({**content, "hosts": {"h1": {"cpu": 0.5}, "h2": {}, "h3": {}}}))
     code, text = runs.command("profile", path, "--out", written, "--repeats", "1")
     assert code == 0, text
     found = profiles.read(written)
@@ -173,7 +190,42 @@ def test_stages_are_timed_on_this_machine_and_can_be_replayed(tmp_path: Path) ->
     ]  # fmt: skip
     assert all(one.whole_s(found.layers) > 0 for one in found.entries)
     assert {"encode", "decode"} <= found.entries[-1].ranks[0].keys()
-    assert check.problems(topology(tmp_path, METHODS, {"replay": "mine.yaml"})) == []
+    assert "the CPU shares of the file's hosts did not hold" in yaml.safe_load(written.read_text())["about"]
+    replaying = topology(tmp_path, METHODS, {"replay": "mine.yaml"})
+    assert check.problems(replaying) == []
+    single, whole_s = found.entries[0], found.entries[0].whole_s(found.layers)
+    assert 0.98 * whole_s <= _replayed_s(single, found.layers) <= 2 * whole_s + 0.05
+    shape = families.describe("vit-tiny", "random")
+    forecast = predict(check.load(replaying), found, shape)[0]
+    assert forecast.label == "single" and forecast.row["latency_s"] == pytest.approx(whole_s)
+    refused = CliRunner().invoke(app, ["profile", str(replaying)])
+    assert refused.exit_code == 2 and "run.compute: real" in refused.stderr and refused.stderr.count("\n") == 1
+
+
+def _replayed_s(entry: Entry, layers: int) -> float:
+    """What computing takes on a device that replays single."""
+    shape = families.describe("vit-tiny", "random")
+    plan = place("single", {}, shape, entry.tokens, Cluster(("h1",)))
+    stages = Replayed(lambda stage, layer: entry.seconds(0, stage, layer, layers))
+    method = methods.load("single")(HollowWeights(shape), plan, 0, stages=stages)
+    raw = torch.zeros(entry.tokens, shape.patch**2 * shape.channels, dtype=torch.uint8)
+    Device(method, loopback.mesh(1, 1.0)[0]).infer(0, raw)
+    return sum(seconds for kind, *_, seconds in stages.spans if kind in ("compute", "code"))
+
+
+@pytest.mark.parametrize("method", METHODS_KNOWN)
+def test_every_stage_of_every_method_may_stand_in_a_profile(method: str) -> None:
+    shape = families.describe("vit-tiny", "random")
+    plan = place(method, {}, shape, 16, Cluster(("h1", "h2")))
+    for rank in range(plan.world):
+        found = {step.stage for step in steps(plan, shape, rank) if isinstance(step, Compute)}
+        assert found <= set(STAGES)
+
+
+def test_layers_that_take_less_or_more_are_kept_apart() -> None:
+    assert _figures({layer: [1.0 + layer / 10] for layer in range(4)}, 4) == pytest.approx(1.15)
+    for other in (0.1, 9.0):
+        assert _figures({0: [1.0], 1: [1.0], 2: [other]}, 3) == (1.0, 1.0, other)
 
 
 def test_a_stage_that_ends_late_shortens_the_next_one() -> None:

@@ -154,7 +154,8 @@ def test_nothing_is_left(finished: tuple[Path, int, str]) -> None:
 
 
 def test_compare_shows_a_run_that_is_over(finished: tuple[Path, int, str]) -> None:
-    command = [sys.executable, "-m", "testbed.compare", str(finished[0]), str(finished[0])]
+    again = shutil.copytree(finished[0], finished[0].with_name("again"), dirs_exist_ok=True)
+    command = [sys.executable, "-m", "testbed.compare", str(finished[0]), str(again)]
     text = subprocess.run(command, cwd=runs.ROOT, capture_output=True, text=True, check=True).stdout
     assert "astra G=1" in text
 

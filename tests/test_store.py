@@ -12,10 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from runtime.record import Record
-from testbed import store
+from testbed import disk
 from testbed.manifest import checkout, manifest
 from testbed.store import RunFolder, StoreError, load
 from testbed.summary import summary
+from tests.limits import largest_file
 
 RUN_YAML = "name: tiny\nbackend: local\nhosts: {h1: {}, h2: {}}\nrun: {source: h1, model: vit-base, tokens: 16}\n"
 
@@ -72,6 +73,27 @@ def test_a_run_killed_without_a_word_keeps_every_record_it_appended(tmp_path: Pa
     assert [json.loads(line)["request"] for line in lines] == [0, 1]
 
 
+def test_a_full_disk_is_one_line_and_leaves_no_half_row(tmp_path: Path) -> None:
+    """What `testbed run` does with its folder, which is closed as well: nothing is raised in place of that line."""
+    program = (
+        "import pathlib, resource, sys; from testbed.store import RunFolder, StoreError\n"
+        "try:\n"
+        "    with RunFolder.create('tiny', pathlib.Path(sys.argv[1])) as folder:\n"
+        "        resource.setrlimit(resource.RLIMIT_FSIZE, (3000, 3000))\n"
+        "        for number in range(100):\n"
+        "            folder.append_record({'request': number, 'more': 'x' * 100})\n"
+        "except StoreError as error:\n"
+        "    print(error)"
+    )
+    out = tmp_path / "out"
+    ended = subprocess.run([sys.executable, "-c", program, str(out)], capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert ended.stdout == f"{out}/records.jsonl: cannot be written: File too large\n"
+    text = (out / "records.jsonl").read_text()
+    whole = [json.loads(line)["request"] for line in text.splitlines()]
+    assert text.endswith("}\n") and whole == list(range(len(whole))) and len(whole) > 20
+
+
 @pytest.mark.parametrize("cut", range(1, 60, 7))
 def test_a_last_line_that_was_cut_off_is_skipped_and_said(tmp_path: Path, cut: int) -> None:
     path = filled(tmp_path / "out")
@@ -96,6 +118,77 @@ def test_a_line_that_is_no_record_is_refused(tmp_path: Path, line: str) -> None:
     with (path / "records.jsonl").open("a") as file:
         file.write(line + "\n")
     with pytest.raises(StoreError, match=r"records.jsonl:3: not a record"):
+        load(path)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"wire_bytes": "many"},
+        {"wire_bytes": 1.5},
+        {"latency_s": float("nan")},
+        {"latency_s": float("inf")},
+        {"compute_s": 10**400},
+        {"rank": -1},
+        {"rank": True},
+        {"late_s": 3},
+        {"late_s": [0.1, "most"]},
+        {"fidelity": "x"},
+        {"fidelity": {"cosine": "near"}},
+        {"dropped": {"late": "some"}},
+        {"error": 3},
+    ],
+    ids=lambda values: str(values)[:30],
+)
+def test_a_row_of_another_kind_is_refused_by_its_key(tmp_path: Path, values: dict[str, object]) -> None:
+    path = filled(tmp_path / "out")
+    with (path / "records.jsonl").open("a") as file:
+        file.write(json.dumps(row(2, **values)) + "\n")
+    with pytest.raises(StoreError, match=rf"records.jsonl:3: not a record \({next(iter(values))}\)$"):
+        load(path)
+
+
+def test_what_every_row_has_may_not_be_missing(tmp_path: Path) -> None:
+    path = filled(tmp_path / "out")
+    first = row(0)
+    del first["wire_bytes"], first["compute_s"]
+    (path / "records.jsonl").write_text(json.dumps(first) + "\n")
+    with pytest.raises(StoreError, match=r"records.jsonl:1: not a record \(compute_s, wire_bytes\)$"):
+        load(path)
+
+
+def test_a_row_of_a_device_that_the_method_does_not_have_is_refused(tmp_path: Path) -> None:
+    path = filled(tmp_path / "out")
+    method = {"method": "single", "label": "single", "status": "ok", "payload_formula": [0]}
+    (path / "methods.json").write_text(json.dumps([method]))
+    assert len(load(path).records) == 2
+    with (path / "records.jsonl").open("a") as file:
+        file.write(json.dumps(row(1, rank=1)) + "\n")
+    with pytest.raises(StoreError, match=r"records.jsonl:3: not a record \(rank 1 of single, which has 1 devices\)"):
+        load(path)
+
+
+@pytest.mark.parametrize(
+    "span",
+    [
+        3,
+        ["compute", "mlp", 0, 0.1],
+        [None, "mlp", 0, 0.1, 0.2],
+        ["compute", 3, 0, 0.1, 0.2],
+        ["compute", "mlp", "first", 0.1, 0.2],
+        ["compute", "mlp", None, "now", 0.2],
+        ["compute", "mlp", 0, 0.1, float("nan")],
+    ],
+    ids=str,
+)
+def test_a_span_of_another_kind_is_refused(tmp_path: Path, span: object) -> None:
+    path = filled(tmp_path / "out")
+    good = {"request": 0, "rank": 0, "began_s": 1.5, "host": "h1", "label": "single", "warmup": False}
+    spans = [["compute", "mlp", 0, 0.0, 0.1], ["scatter", "receive", None, 0.1, 0.2]]
+    (path / "timeline.jsonl").write_text(json.dumps({**good, "spans": spans}) + "\n")
+    assert load(path).timeline[0]["spans"] == spans
+    (path / "timeline.jsonl").write_text(json.dumps({**good, "spans": [spans[0], span]}) + "\n")
+    with pytest.raises(StoreError, match=r"timeline.jsonl:1: not a record \(spans\)$"):
         load(path)
 
 
@@ -214,6 +307,9 @@ def test_replacing_a_file_leaves_no_draft(tmp_path: Path) -> None:
     with RunFolder.create("tiny", tmp_path / "out") as folder:
         folder.write_json("methods.json", [1])
         folder.write_json("methods.json", [1, 2])
+        with largest_file(1000), pytest.raises(StoreError, match=r"methods.json: cannot be written: File too large$"):
+            folder.write_json("methods.json", "x" * 2000)
+    assert json.loads((folder.path / "methods.json").read_text()) == [1, 2]
     assert sorted(path.name for path in folder.path.iterdir()) == ["methods.json", "records.jsonl", "timeline.jsonl"]
 
 
@@ -236,8 +332,8 @@ def test_everything_belongs_to_the_user_who_typed_sudo(tmp_path: Path, monkeypat
 
 
 def test_without_sudo_nothing_is_given_away() -> None:
-    assert store.invoking_user({}) is None
-    assert store.invoking_user({"SUDO_UID": "x", "SUDO_GID": "1"}) is None
+    assert disk.invoking_user({}) is None
+    assert disk.invoking_user({"SUDO_UID": "x", "SUDO_GID": "1"}) is None
 
 
 def test_the_manifest_names_commit_and_change(tmp_path: Path) -> None:

@@ -1,16 +1,9 @@
-"""A sweep file is every combination of its lists; its folder keeps what is finished, refuses what is damaged, and what
-is there already is not run again."""
+"""A sweep file is every combination of its lists; what is wrong with any is told; a key knows what decides a result."""
 
 from __future__ import annotations
 
-import json
-import os
-import resource
-import subprocess
-import sys
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from itertools import pairwise, product
 from pathlib import Path
 from typing import Any
@@ -19,15 +12,14 @@ import pytest
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from testbed import check
-from testbed.store import StoreError
-from testbed.sweep import blocks, drive, folder, grid, keys, points
-from testbed.sweep.pace import Pace
-from testbed.sweep.points import Sweep
+from testbed.sweep import blocks, grid, points
 from testbed.topology import MethodSpec, TopologyError
 from testbed.yamlfile import Document, dotted
 from tests import runs
+from tests.sweeps import LOCAL, cells, ordered, written
 
 GRID = """\
 name: small
@@ -44,19 +36,6 @@ run:
   tokens: [16, 64]
   methods: [single, {astra: {groups: [1, 16, 32]}}, {block: {joins: 1}}]
 """
-LOCAL = """\
-name: local
-backend: local
-hosts: {h1: {}, h2: {}}
-run: {model: vit-tiny, tokens: [16, 64], methods: [single, sequence], repeats: 1}
-sweep: {repetitions: 2}
-"""
-
-
-def written(tmp_path: Path, text: str, name: str = "t.yaml") -> Path:
-    path = tmp_path / name
-    path.write_text(text, encoding="utf-8")
-    return path
 
 
 def problems(tmp_path: Path, text: str) -> list[str]:
@@ -205,6 +184,7 @@ def test_bad_lists_are_refused(tmp_path: Path, old: str, new: str, expected: str
     [
         ("{repetition: 3}", 'sweep.repetition: unknown key, did you mean "repetitions"? allowed: repetitions, seed'),
         ("{repetitions: 0}", "sweep.repetitions = 0: must be at least 1"),
+        ("{unfit: perhaps}", 'sweep.unfit = "perhaps"'),
         ("{except: 3}", "sweep.except = 3: give a list"),
         ("{except: [tokens]}", "sweep.except[0] = "),
         ("{except: [{tokns: 16}]}", 'sweep.except[0].tokns: unknown key, did you mean "run.tokens"? allowed: method'),
@@ -229,18 +209,6 @@ def test_run_names_the_command_for_such_a_file(tmp_path: Path, text: str) -> Non
 
 
 # Keys and order
-
-
-def sweep_of(tmp_path: Path, text: str) -> Sweep:
-    return points.read(written(tmp_path, text))
-
-
-def ordered(tmp_path: Path, text: str, code: str = "code") -> list[blocks.Block]:
-    return blocks.ordered(sweep_of(tmp_path, text), code)
-
-
-def cells(found: Sequence[blocks.Block]) -> dict[str, tuple[str, str]]:
-    return {cell.key: (block.title, cell.spec.label) for block in found for cell in block.cells}
 
 
 def test_a_key_knows_what_decides_a_result_and_nothing_else(tmp_path: Path) -> None:
@@ -276,6 +244,25 @@ def test_a_file_of_inputs_counts_by_its_content(tmp_path: Path) -> None:
     assert not cells(ordered(tmp_path, text)).keys() & before
 
 
+def test_a_folder_of_inputs_counts_by_all_that_is_in_it(tmp_path: Path) -> None:
+    home = tmp_path / "photos"
+    home.mkdir()
+    Image.new("RGB", (300, 300), "red").save(home / "a.png")
+    text = LOCAL.replace("repeats: 1", f"repeats: 1, inputs: {home}")
+    seen = [cells(ordered(tmp_path, text)).keys()]
+    (home / "a.png").write_bytes((home / "a.png").read_bytes())
+    assert cells(ordered(tmp_path, text)).keys() == seen[0]
+    changes = (
+        lambda: Image.new("RGB", (300, 300), "blue").save(home / "a.png"),
+        lambda: Image.new("RGB", (300, 300), "red").save(home / "b.png"),
+        lambda: (home / "b.png").rename(home / "c.png"),
+    )
+    for change in changes:
+        change()
+        seen.append(cells(ordered(tmp_path, text)).keys())
+    assert all(not one & other for index, one in enumerate(seen) for other in seen[:index])
+
+
 def test_points_take_turns_and_the_order_is_of_the_seed(tmp_path: Path) -> None:
     text = LOCAL.replace("[16, 64]", "[4, 9, 16, 25, 36, 49, 64]").replace("2}", "3}")
     first = ordered(tmp_path, text)
@@ -308,241 +295,6 @@ def test_of_a_block_what_is_missing_runs_beside_single(tmp_path: Path) -> None:
     assert labels(rest.topology.run.methods) == [
         cell.spec.label for cell in block.cells if cell.spec.label != "sequence"
     ]
-
-
-# The folder
-
-
-def rows(found: Sequence[blocks.Block], code: str, **values: Any) -> list[dict[str, Any]]:
-    """A finished row for each cell of these blocks."""
-    result = {"code": code, "run": None, "network": "ok", "status": "ok", "error": None, "latency_s": 0.5, "speedup": 2}
-    return [{**block.row(cell), **result, **values} for block in found for cell in block.cells]
-
-
-@contextmanager
-def opened(path: Path, name: str = "local", wanted: Sequence[str] = ()) -> Iterator[folder.SweepFolder]:
-    with folder.opened(path, name, "the file\n", "code", wanted) as found:
-        yield found
-
-
-def filled(tmp_path: Path) -> Path:
-    """A sweep folder with eight finished cells."""
-    path = tmp_path / "s"
-    with opened(path) as found:
-        found.add(rows(ordered(tmp_path, LOCAL), "code"))
-    return path
-
-
-def test_rows_are_read_back_and_the_last_of_a_key_counts(tmp_path: Path) -> None:
-    path = filled(tmp_path)
-    with opened(path) as found:
-        assert len(found.rows) == 8 and not found.dropped
-        one = next(iter(found.rows.values()))
-        found.add([{**one, "status": "failed"}])
-        assert found.rows[one["key"]]["status"] == "failed"
-        assert found.finished(retry=False) == set(found.rows)
-        assert found.finished(retry=True) == set(found.rows) - {one["key"]}
-    with opened(path) as found:
-        assert len(found.rows) == 8 and found.rows[one["key"]]["status"] == "failed"
-
-
-@pytest.mark.parametrize("cut", [1, 20, 200])
-def test_a_last_line_that_was_cut_off_is_dropped_and_said(tmp_path: Path, cut: int) -> None:
-    path = filled(tmp_path)
-    content = (path / folder.CELLS).read_bytes()
-    (path / folder.CELLS).write_bytes(content[:-cut])
-    with opened(path) as found:
-        assert len(found.rows) == 7
-        assert found.dropped == (f"{path}/cells.jsonl:8: the last line was cut off: dropped, its cell is not finished",)
-        found.add(rows(ordered(tmp_path, LOCAL)[-1:], "code"))
-    with opened(path) as found:
-        assert len(found.rows) == 8 and not found.dropped
-
-
-@pytest.mark.parametrize(
-    ("line", "expected"),
-    [
-        (b"{]\n", "cells.jsonl:4: not JSON; the file was damaged after it was written"),
-        (b"\n", "cells.jsonl:4: not JSON"),
-        (b"\xff\xfe\x00\n", "cells.jsonl:4: not JSON"),
-        (b"[1]\n", "cells.jsonl:4: not a cell (no object)"),
-        (b'{"rank": 0, "latency_s": 3}\n', "cells.jsonl:4: not a cell (key, block"),
-        ({"status": "fine"}, "cells.jsonl:4: not a cell (status)"),
-        ({"run": "../../elsewhere"}, "cells.jsonl:4: not a cell (run)"),
-    ],
-)
-def test_any_other_damage_is_refused_and_nothing_is_lost(tmp_path: Path, line: Any, expected: str) -> None:
-    path = filled(tmp_path)
-    whole = (path / folder.CELLS).read_bytes().splitlines(keepends=True)
-    if isinstance(line, Mapping):
-        line = json.dumps({**json.loads(whole[3]), **line}).encode() + b"\n"
-    damaged = b"".join([*whole[:3], line, *whole[3:]])
-    (path / folder.CELLS).write_bytes(damaged)
-    with pytest.raises(StoreError, match=r"^[^\n]*$") as caught, opened(path):
-        pass
-    assert expected in str(caught.value)
-    assert (path / folder.CELLS).read_bytes() == damaged
-
-
-def test_two_sweeps_on_one_folder_are_refused(tmp_path: Path) -> None:
-    path = tmp_path / "s"
-    with opened(path), pytest.raises(StoreError, match=rf"another sweep \(process {os.getpid()}\) works on it"):
-        drive.execute(written(tmp_path, LOCAL), path)
-    with opened(path):
-        pass
-
-
-def test_folders_of_others_are_not_touched(tmp_path: Path) -> None:
-    home = tmp_path / "home"
-    home.mkdir()
-    written(home, "mine", "letter.txt")
-    with pytest.raises(StoreError, match="exists and is not the folder of a sweep; name another one with --out"):
-        drive.execute(written(tmp_path, LOCAL), home)
-    assert [path.name for path in home.iterdir()] == ["letter.txt"]
-    path = filled(tmp_path)
-    with pytest.raises(StoreError, match="is of the sweep local, not of other"):
-        drive.execute(written(tmp_path, LOCAL.replace("name: local", "name: other")), path)
-    (path / folder.ABOUT).write_text('{"schema_version": 99, "name": "local", "keys": []}')
-    with pytest.raises(StoreError, match="schema_version = 99: this program reads up to 1"), opened(path):
-        pass
-
-
-def test_what_does_not_fit_on_the_disk_leaves_no_half_row(tmp_path: Path) -> None:
-    path = filled(tmp_path)
-    before = (path / folder.CELLS).read_bytes()
-    with opened(path) as found:
-        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) + 100, hard))
-        try:
-            with pytest.raises(StoreError, match=r"^.*cells\.jsonl: cannot be written: .*finished cells are kept.*$"):
-                found.add(rows(ordered(tmp_path, LOCAL), "code"))
-        finally:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert (path / folder.CELLS).read_bytes() == before
-
-
-def test_runs_are_those_that_the_file_asks_for(tmp_path: Path) -> None:
-    found = ordered(tmp_path, LOCAL)
-    path = tmp_path / "s"
-    wanted = [cell.key for block in found[:2] for cell in block.cells]
-    with opened(path, wanted=wanted) as sweep:
-        for block in found[:3]:
-            sweep.add(rows([block], "code", run=f"blocks/{block.name}"))
-        sweep.add(rows(found[3:], "code"))
-    assert folder.is_sweep(path) and not folder.is_sweep(tmp_path)
-    assert folder.runs(path) == [path / "blocks" / block.name for block in found[:2]]
-
-
-# The whole, where nothing has to run
-
-
-@pytest.mark.parametrize(
-    ("last", "expected"),
-    [
-        ({}, 0),
-        ({"network": "unshaped"}, 0),
-        ({"network": "degraded"}, 4),
-        ({"status": "failed", "error": "h2 lost", "network": "degraded"}, 1),
-        ({"status": "failed", "network": "wrong"}, 3),
-        ({"network": "unverified"}, 3),
-    ],
-)
-def test_a_finished_sweep_runs_nothing_and_tells_its_verdict(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], last: dict[str, Any], expected: int
-) -> None:
-    path, file = tmp_path / "s", written(tmp_path, LOCAL)
-    made = rows(blocks.ordered(points.read(file), keys.code_version()), keys.code_version())
-    with opened(path) as found:
-        found.add([*made[:-1], {**made[-1], **last}])
-    assert drive.execute(file, path) == expected
-    said = capsys.readouterr().out
-    assert "8 cells in 4 runs" in said and "8 cells finished before" in said
-    verdict = {0: "ok", 4: "degraded", 1: "failed 1 of 2", 3: "1 of 2"}[expected]
-    shown = [" ".join(line.split()) for line in said.splitlines()]
-    assert sum(line.endswith("2 500 ms 2.00x ok") for line in shown) == (4 if expected == 0 else 3)
-    assert any("500 ms" in line and line.endswith(verdict) for line in shown)
-    assert not list((path / "blocks").iterdir())
-    assert (path / folder.FILE).read_text() == LOCAL
-
-
-def test_cells_of_other_code_are_kept_and_do_not_count(tmp_path: Path) -> None:
-    path, file = tmp_path / "s", written(tmp_path, LOCAL)
-    code = keys.code_version()
-    with opened(path) as found:
-        found.add(rows(blocks.ordered(points.read(file), "older"), "older"))
-        found.add(rows(blocks.ordered(points.read(file), code), code))
-    assert drive.execute(file, path) == 0
-    assert len((path / folder.CELLS).read_text().splitlines()) == 16
-
-
-def test_a_block_that_was_finished_but_not_noted_is_taken_over(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """As after a power cut between the run's last byte and the sweep's row."""
-    path, file = tmp_path / "s", written(tmp_path, LOCAL)
-    found = blocks.ordered(points.read(file), keys.code_version())
-    with opened(path) as sweep:
-        for block in found:
-            entries = [
-                {"label": cell.spec.label, "status": "ok", "latency_s": {"median": 0.1}, "speedup_over_single": 1.0}
-                for cell in block.cells
-            ]
-            run = sweep.path / "blocks" / block.name
-            run.mkdir()
-            (run / "summary.json").write_text(json.dumps({"network": {"verdict": "unshaped"}, "methods": entries}))
-        (sweep.path / "blocks" / f"{found[0].name}-x.partial").mkdir()
-    assert drive.execute(file, path) == 0
-    said = capsys.readouterr().out
-    assert "thrown away: 1 run that was not finished" in said and said.count("found finished") == 4
-    assert {row["key"] for row in map(json.loads, (path / folder.CELLS).open())} == cells(found).keys()
-    assert folder.runs(path) == [path / "blocks" / block.name for block in found]
-
-
-def test_a_wide_grid_is_cut_with_a_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    text = LOCAL.replace("[16, 64]", str([n * n for n in range(2, 32)])).replace("vit-tiny", "vit-base")
-    path, file = tmp_path / "s", written(tmp_path, text)
-    with opened(path) as found:
-        found.add(rows(blocks.ordered(points.read(file), keys.code_version()), keys.code_version()))
-    assert drive.execute(file, path) == 0
-    assert "and 50 more rows: testbed report " in capsys.readouterr().out
-
-
-def test_time_left_is_the_mean_so_far_or_an_estimate_and_what_was_taken_beyond_it(tmp_path: Path) -> None:
-    small, large = (point.topology for point in points.read(written(tmp_path, LOCAL)).points)
-    pace = Pace()
-    assert pace.of(small) is None
-    pace.add(small, 10.0)
-    pace.add(large, 40.0)
-    assert pace.of(small) == pace.of(large) == 25.0
-    assert Pace(before=[3.0, 5.0]).of(small) == 4.0
-    predicted = Pace(lambda topology: float(topology.run.tokens), before=[3.0])
-    assert (predicted.of(small), predicted.of(large)) == (16.0, 64.0)
-    predicted.add(small, 32.0)  # 16 s longer than was said: as long as starting takes
-    assert (predicted.of(small), predicted.of(large)) == (32.0, 80.0)
-
-
-# Runs that fail at once
-
-
-def sweep(*arguments: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "testbed.sweep", *map(str, arguments)]
-    options: dict[str, Any] = {"cwd": runs.ROOT, "env": os.environ | environment}
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=runs.LIMIT_S, **options)
-
-
-def test_a_failing_block_does_not_stop_the_rest(tmp_path: Path) -> None:
-    """No model can be kept where the cache should be: every run ends with a line, and the sweep with all of them."""
-    text = LOCAL.replace("2}", "1}")
-    path, file, cache = tmp_path / "s", written(tmp_path, text), written(tmp_path, "", "cache")
-    found = sweep(file, "--out", path, XDG_CACHE_HOME=str(cache))
-    assert (found.returncode, found.stderr) == (1, "")
-    first = [json.loads(line) for line in (path / folder.CELLS).open()]
-    assert len({row["key"] for row in first}) == 4 and {row["status"] for row in first} == {"failed"}
-    assert all(str(cache) in row["error"] and row["run"] is None for row in first)
-    assert "1 of 2  tokens " in found.stdout and "2 of 2  tokens " in found.stdout and " left" in found.stdout
-    assert drive.execute(file, path) == 1
-    assert len((path / folder.CELLS).read_text().splitlines()) == 4
-    assert [path.suffix for path in sorted((path / "blocks").iterdir())] == [".log", ".log"]
 
 
 def test_the_example_is_sound() -> None:

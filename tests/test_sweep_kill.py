@@ -17,7 +17,7 @@ import pytest
 
 from testbed import models
 from testbed.store import load
-from testbed.sweep import child, folder
+from testbed.sweep import blocks, child, folder, keys, points
 from testbed.topology import RunSpec
 from tests import runs
 
@@ -29,7 +29,8 @@ FILE = """
 name: killed
 backend: local
 hosts: {h1: {}}
-run: {source: h1, model: vit-tiny, tokens: [4, 16], methods: [single, pipeline], repeats: 1, budget: 20 s}
+run: {source: h1, model: vit-tiny, tokens: 16, methods: [single, pipeline], repeats: 1, budget: 20 s}
+sweep: {repetitions: 2}
 """
 
 
@@ -42,9 +43,9 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def start(file: Path, out: Path) -> subprocess.Popen[bytes]:
+def start(file: Path, out: Path, *more: str) -> subprocess.Popen[bytes]:
     """`python -m testbed.sweep FILE --out OUT` in a session of its own, its output added to a file beside OUT."""
-    command = [sys.executable, "-m", "testbed.sweep", str(file), "--out", str(out)]
+    command = [sys.executable, "-m", "testbed.sweep", str(file), "--out", str(out), *more]
     with out.with_suffix(".txt").open("ab") as said:
         return subprocess.Popen(command, cwd=runs.ROOT, stdout=said, stderr=said, start_new_session=True)
 
@@ -69,12 +70,22 @@ def cut_power(out: Path) -> None:
         time.sleep(0.01)  # polling
 
 
-def cells(out: Path) -> dict[str, tuple[str, str, str]]:
-    """What is finished, by key: no key twice."""
+def fail_the_first(file: Path, out: Path) -> None:
+    """As an earlier sweep that has failed to run its first block: only --retry runs it again."""
+    sweep, code = points.read(file), keys.code_version()
+    found = blocks.ordered(sweep, code)
+    result = {"code": code, "run": None, "network": None, "status": "failed", "error": "h1 lost"}
+    wanted = [cell.key for block in found for cell in block.cells]
+    with folder.opened(out, sweep.name, sweep.text, code, wanted) as opened:
+        opened.add([{**found[0].row(cell), **result} for cell in found[0].cells])
+
+
+def cells(out: Path) -> dict[str, tuple[str, int, str]]:
+    """What is finished, by key; none that ended well ran again."""
     rows = [json.loads(line) for line in (out / folder.CELLS).read_text().splitlines()]
-    found = {row["key"]: (row["label"], str(row["point"]), row["status"]) for row in rows}
-    assert len(found) == len(rows)
-    return found
+    good = [row["key"] for row in rows if row["status"] == "ok"]
+    assert len(set(good)) == len(good)
+    return {row["key"]: (row["label"], row["repetition"], row["status"]) for row in rows}
 
 
 def words(out: Path) -> str:
@@ -98,27 +109,28 @@ def test_a_sweep_killed_at_any_moment_ends_with_the_same_cells(
 ) -> None:
     """Killed with all that it runs, as by a power cut, then, in its second block, alone: so that its run lives on.
 
-    Meanwhile another one runs undisturbed, also by what the killed one cleans up.
+    Its first block had failed before. Meanwhile another one runs undisturbed, also by what the killed one cleans up.
     """
     chance, out, other = random.Random(SEED), tmp_path / "disturbed", tmp_path / "undisturbed"
+    fail_the_first(file, out)
     undisturbed = start(file, other)
     request.addfinalizer(lambda: [undisturbed.kill(), undisturbed.wait(), cut_power(out), cut_power(other)])
     for number in range(KILLS):
         alone, after_s = number % 2 == 1, chance.uniform(0, 8)
-        done = killed(start(file, out), out, " ok, " if alone else " cells in ", after_s)
+        done = killed(start(file, out, "--retry"), out, " ok, " if alone else " cells in ", after_s)
         print(f"TESTBED_KILL_SEED={SEED}: {number}, {after_s:.2f} s, {'killed' if done else 'ended before'}")
         assert done or number > 1
         if not alone:
             cut_power(out)
-    assert start(file, out).wait(runs.LIMIT_S) == 0, words(out)
+    assert start(file, out, "--retry").wait(runs.LIMIT_S) == 0, words(out)
     assert undisturbed.wait(runs.LIMIT_S) == 0, words(other)
     print(words(out))
     truth = cells(other)
     assert len(truth) == 4 and {status for _, _, status in truth.values()} == {"ok"}
     assert cells(out) == truth
     for place in (out, other):
-        blocks = [path for path in (place / folder.BLOCKS).iterdir() if path.is_dir()]
-        assert sorted(blocks) == sorted(folder.runs(place))
-        assert sum(len(load(path).methods) for path in blocks) == len(truth)
-        assert not [line for path in blocks for line in runs.left_behind(path)]
+        whole = [path for path in (place / folder.BLOCKS).iterdir() if path.is_dir()]
+        assert sorted(whole) == sorted(folder.runs(place))
+        assert sum(len(load(path).methods) for path in whole) == len(truth)
+        assert not [line for path in whole for line in runs.left_behind(path)]
         assert not marked(place)

@@ -1,13 +1,22 @@
 """`testbed trace`: the trace events of a request are the spans of its timeline, and what is missing is said."""
 
 import json
+from collections import defaultdict
+from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from runtime import families, methods
+from runtime.device import Device
+from runtime.hollow import HollowExchange, HollowWeights
+from runtime.transport import loopback
+from testbed import trace
 from testbed.cli import main
-from tests import pages
+from tests import devices, pages
 from tests.pages import Made, made
 
 REQUIRED = {"X": {"name", "cat", "ph", "ts", "dur", "pid", "tid", "args"}, "M": {"name", "ph", "pid", "tid", "args"}}
@@ -40,6 +49,31 @@ def test_every_span_is_an_event_on_the_clock_of_the_earliest_device(tmp_path: Pa
         assert [span["ts"] for span in own] == pytest.approx(starts, abs=0.01)
         assert [span["dur"] for span in own] == pytest.approx([1e6 * took for *_, took in row["spans"]])
     assert [span["ts"] for span in spans] == sorted(span["ts"] for span in spans)
+
+
+@pytest.mark.parametrize("method", ["sequence", "tensor", "pipeline"])
+def test_on_a_thread_one_span_follows_the_other(method: str) -> None:
+    """Viewers draw a span that begins inside another as a part of it. The spans are those of devices, not made up."""
+    shape = families.describe("vit-tiny", "random")
+    plan = devices.planned(method, {}, shape, 16, 3)
+    meshes, weights = loopback.mesh(plan.world, 10.0), HollowWeights(shape)
+    made = [methods.load(method)(weights, plan, rank) for rank in range(plan.world)]
+    parts = [Device(one, meshes[one.rank], (), HollowExchange) for one in made]
+    with torch.inference_mode(), ThreadPoolExecutor(plan.world) as pool:
+        others = [pool.submit(part.serve, 0) for part in parts[1:]]
+        parts[0].infer(0, devices.random_input(shape, 16))
+        assert {one.result().rank for one in others} == {1, 2}
+    stages = [part.stages for part in parts]
+    rows = [{"rank": r, "host": f"h{r + 1}", "began_s": s.began_s, "spans": s.spans} for r, s in enumerate(stages)]
+    spans = [event for event in trace.events(rows) if event["ph"] == "X"]
+    assert len(spans) > 3 * shape.layers and all(span["ts"] >= 0 and span["dur"] >= 0 for span in spans)
+    assert [span["ts"] for span in spans] == sorted(span["ts"] for span in spans)
+    threads = defaultdict(list)
+    for span in spans:
+        threads[span["pid"], span["tid"]].append(span)
+    assert {pid for pid, _ in threads} == {0, 1, 2} and len(threads) > 6
+    for own in threads.values():
+        assert all(span["ts"] + span["dur"] <= later["ts"] + 1e-3 for span, later in pairwise(own))  # 1 ns
 
 
 def test_devices_and_kinds_are_named(tmp_path: Path) -> None:

@@ -41,6 +41,10 @@ def describe(model: str, weights: str) -> Shape:
     weights: "random" or "pretrained". Raises BadModel in one line.
     """
     source = resolve(model, weights)
+    if source.converted is not None:
+        from runtime.model import load_shape
+
+        return load_shape(source.converted)
     with _named(source), _quiet():
         return _family_and_shape(source)[2]
 
@@ -52,6 +56,8 @@ def convert(model: str, weights: str, seed: int, folder: Path) -> Shape:
     tokenizer.json. Raises BadModel in one line.
     """
     source = resolve(model, weights)
+    if source.converted is not None:
+        raise BadModel(f"{model}: is converted already, in {source.converted}")
     if folder.exists():
         raise BadModel(f"{folder} exists already: a model is converted into a new folder")
     with _named(source), _quiet():

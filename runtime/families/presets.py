@@ -35,12 +35,15 @@ LLAMA3_ROTARY = {
 
 PRESETS: dict[str, dict[str, Any]] = {
     "vit-tiny": _vit(192, 4, 12, num_labels=100),
+    "vit-digits": _vit(96, 4, 4, num_labels=10, image_size=32, patch_size=4, num_channels=1),  # 8 x 8 patches
     "vit-base": _vit(768, 12, 12),
     "vit-large": _vit(1024, 24, 16),
     "gpt2-tiny": _gpt2(192, 4, 12, vocab_size=1000),
+    "gpt2-bytes": _gpt2(128, 4, 4, vocab_size=256, n_positions=256),
     "gpt2": _gpt2(768, 12, 12),
     "gpt2-medium": _gpt2(1024, 24, 16),
     "llama-tiny": _llama(128, 4, 8, 4, 352, vocab_size=1000, tie_word_embeddings=True),
+    "llama-bytes": _llama(128, 4, 8, 4, 352, vocab_size=256, max_position_embeddings=1024, tie_word_embeddings=True),
     "llama-1b": _llama(
         2048, 16, 32, 8, 8192, vocab_size=128256, max_position_embeddings=131072, rms_norm_eps=1e-5,
         head_dim=64, tie_word_embeddings=True, rope_parameters=LLAMA3_ROTARY,

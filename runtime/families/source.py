@@ -1,6 +1,7 @@
 """Where a model comes from: a preset, a folder with a transformers checkpoint, or a hub id that becomes a folder.
 
-Reads configuration files only; transformers is not imported here.
+A folder may also hold a model that is ours already: converted (shape.json), or prepared for codes (config.json with a
+"format", and the converted model in it). Reads configuration files only; neither torch nor transformers is imported.
 """
 
 from __future__ import annotations
@@ -20,17 +21,27 @@ from runtime.families.presets import PRESETS
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 CONFIGURATION = ("*.json", "*.txt", "tokenizer.model")
+CONFIG, SHAPE = "config.json", "shape.json"
+# A prepared folder: recipe, original/ and model/ (converted models), codebooks, and CONFIG, which is written last.
+PREPARED_FORMAT = 1
+RECIPE, MODEL = "recipe.yaml", "model"
 
 
 @dataclass(frozen=True)
 class Source:
     """A model found. config: what its config.json says; folder: the checkpoint's, None for a bare configuration;
-    pretrained: its weights are wanted, else random ones."""
+    pretrained: its weights are wanted, else random ones; converted: where it is in our form already, None elsewhere."""
 
     name: str
     config: Mapping[str, Any]
     folder: Path | None
     pretrained: bool
+    converted: Path | None = None
+
+    @property
+    def prepared(self) -> bool:
+        """Whether the folder is one of `testbed prepare`."""
+        return self.converted is not None and self.converted != self.folder
 
     def files(self) -> list[Path]:
         """All files of the checkpoint that can change what it means, sorted."""
@@ -59,7 +70,7 @@ def resolve(model: str, weights: str) -> Source:
     hint = f"did you mean {near[0]}? " if near else ""
     raise BadModel(
         f"model {model!r} is unknown: {hint}give one of {', '.join(PRESETS)}, "
-        "a folder with a transformers checkpoint, or a hub id such as org/name"
+        "a folder with a transformers checkpoint or of testbed prepare, or a hub id such as org/name"
     )
 
 
@@ -81,17 +92,43 @@ def _preset(name: str, pretrained: bool) -> Source:
 
 
 def _checkpoint(name: str, folder: Path, pretrained: bool) -> Source:
-    try:
-        config = json.loads((folder / "config.json").read_text())
-    except FileNotFoundError:
-        raise BadModel(f"{name}: not a transformers checkpoint, there is no config.json in {folder}") from None
-    except (OSError, ValueError) as error:
-        raise BadModel(f"{name}: config.json cannot be read ({error})") from None
-    if not isinstance(config, dict):
-        raise BadModel(f"{name}: config.json is not a JSON object")
+    if (folder / SHAPE).exists():
+        return _ours(Source(name, {}, folder, pretrained, converted=folder))
+    if (folder / RECIPE).exists() and not (folder / CONFIG).exists():
+        raise BadModel(f"{name}: is not prepared to the end: testbed prepare {folder / RECIPE} --out {folder} goes on")
+    config = _object(name, folder / CONFIG)
+    if "format" in config and "astra" in config:
+        if config["format"] != PREPARED_FORMAT:
+            raise BadModel(f"{name}: config.json format = {config['format']!r}: this program reads {PREPARED_FORMAT}")
+        return _ours(Source(name, config, folder, pretrained, converted=folder / MODEL))
     if pretrained and not _has_weights(folder):
         raise BadModel(f"{name}: no weights (*.safetensors or *.bin) in {folder}; weights: random needs none")
     return Source(name, config, folder, pretrained)
+
+
+def _ours(source: Source) -> Source:
+    """Its weights are there and trained, or it is refused."""
+    assert source.converted is not None
+    if _object(source.name, source.converted / SHAPE).get("untrained"):
+        raise BadModel(f"{source.name}: a converted model of random weights: name the model it came from")
+    if not source.pretrained:
+        raise BadModel(f"{source.name}: its weights are trained: give weights: pretrained")
+    return source
+
+
+def _object(name: str, path: Path) -> dict[str, Any]:
+    """A JSON object of a model's folder. Raises BadModel."""
+    try:
+        found = json.loads(path.read_text())
+    except FileNotFoundError:
+        if path.name == CONFIG:
+            raise BadModel(f"{name}: not a transformers checkpoint, there is no config.json in {path.parent}") from None
+        raise BadModel(f"{name}: {path} is missing") from None
+    except (OSError, ValueError) as error:
+        raise BadModel(f"{name}: {path.name} cannot be read ({error})") from None
+    if not isinstance(found, dict):
+        raise BadModel(f"{name}: {path.name} is not a JSON object")
+    return found
 
 
 def _has_weights(folder: Path) -> bool:

@@ -5,6 +5,9 @@ attention among its own tokens are computed while the codes travel; what the oth
 The class token is copied to every device, never sent, and averaged after the final norm. What is coded is the layer
 input after its norm, so that K and V are linear in the codeword; in grouped-query models K before rotary and V are
 coded instead, as they are smaller. In causal models only later devices need the codes.
+
+Codes may travel over UDP, each datagram once: tokens whose codes have not come by a layer's deadline are masked out of
+the softmax there, and counted. See `runtime.methods.carry`.
 """
 
 from __future__ import annotations
@@ -22,6 +25,7 @@ from runtime.codecs.vq import GroupedVQ, code_bits, packed_bytes
 from runtime.collectives import Exchange
 from runtime.hollow import HollowModel, HollowTable, HollowVQ
 from runtime.layer import Context, Layer, Part
+from runtime.methods import carry
 from runtime.methods.method import Method
 from runtime.methods.sequence import neighbours
 from runtime.model import Weights, load
@@ -32,11 +36,16 @@ from runtime.stages import Timed
 
 @dataclass(frozen=True)
 class AstraOptions:
-    """groups G, codewords K of each; code: "input", "kv", or "auto" (kv for grouped-query models, else input)."""
+    """groups G, codewords K of each; code: "input", "kv", or "auto" (kv for grouped-query models, else input).
+
+    transport: "tcp" or "udp"; deadline: over UDP, how long the codes of a layer are waited for, such as "20 ms".
+    """
 
     groups: int = 1
     codewords: int = 1024
     code: str = "auto"
+    transport: str = "tcp"
+    deadline: str | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.groups, int) or isinstance(self.groups, bool) or self.groups < 1:
@@ -46,12 +55,29 @@ class AstraOptions:
         code_bits(self.codewords)
         if self.code not in ("auto", "input", "kv"):
             raise ValueError(f'code is "auto", "input" or "kv", not {self.code!r}')
+        if self.transport not in ("tcp", "udp"):
+            raise ValueError(f'transport is "tcp" or "udp", not {self.transport!r}')
+        if self.deadline is not None and self.transport == "tcp":
+            raise ValueError("deadline is for transport: udp; over tcp nothing is lost, and everything is waited for")
+        if self.deadline is not None:
+            carry.seconds(self.deadline)
+
+    @property
+    def deadline_s(self) -> float:
+        """How long the codes of a layer are waited for over UDP; what fits the links may be known better one day."""
+        return carry.DEADLINE_S if self.deadline is None else carry.seconds(self.deadline)
 
 
 def streams(shape: Shape, options: AstraOptions) -> dict[str, int]:
     """Names and widths of what is coded in each layer: one stream (C = 1) or two (C = 2)."""
     coded = options.code if options.code != "auto" else ("kv" if shape.kv_heads < shape.heads else "input")
     return {"input": shape.width} if coded == "input" else {"k": shape.kv_width, "v": shape.kv_width}
+
+
+def datagrams_of(shape: Shape, options: AstraOptions) -> carry.Coded:
+    """What is sent of each token in each layer, and how long it is waited for over UDP."""
+    bits = options.groups * code_bits(options.codewords)
+    return carry.Coded(bits, len(streams(shape, options)), options.deadline_s)
 
 
 class Astra(Method):
@@ -86,11 +112,16 @@ class Astra(Method):
         for name, width in streams(shape, options).items():
             if width % options.groups:
                 return f"the coded {name} of width {width} cannot be cut into {options.groups} groups"
+        if options.transport == "udp":
+            return datagrams_of(shape, options).refusal()
         return None
 
     @classmethod
     def payload_bytes(cls, shape: Shape, options: AstraOptions, plan: Plan, rank: int) -> int:
-        """(N-1) · L · C · ceil(T_r · G·log2(K) / 8), T_r content tokens; in causal models to later devices only."""
+        """(N-1) · L · C · ceil(T_r · G·log2(K) / 8), T_r content tokens; in causal models to later devices only.
+
+        As much over UDP: datagrams are cut where a token and a byte end together.
+        """
         receivers = plan.world - 1 - rank if shape.causal else plan.world - 1
         once = packed_bytes(len(plan.shares[rank].tokens), options.groups, code_bits(options.codewords))
         return receivers * shape.layers * len(streams(shape, options)) * once
@@ -115,6 +146,11 @@ class Astra(Method):
             grouped = x.view(x.shape[0], options.groups, -1).transpose(0, 1).contiguous()
             books[name] = kmeans(grouped, options.codewords)
         save_file(books, out)
+
+    @property
+    def datagrams(self) -> bool:
+        """Whether codes travel over UDP."""
+        return bool(self.options.transport == "udp")
 
     @property
     def start(self) -> int:
@@ -164,11 +200,15 @@ class CodedContext(Context):
     """What other devices' tokens look like through their codes."""
 
     def __init__(self, method: Astra, exchange: Exchange) -> None:
-        self._method, self._exchange = method, exchange
+        self._method = method
         plan, rank, causal = method.plan, method.rank, method.model.shape.causal
         others = [r for r in range(plan.world) if r != rank]
         self._receivers = [r for r in others if r > rank] if causal else others
         self._senders = [r for r in others if r < rank] if causal else others
+        self._carrier = carry.Frames(exchange, self._receivers, self._senders)
+        if method.datagrams:
+            coded = datagrams_of(method.model.shape, method.options)
+            self._carrier = carry.Datagrams(exchange, plan, self._receivers, self._senders, coded)
 
     def tell_input(self, layer: Layer, h: Tensor) -> None:
         if "input" in self._method.codecs[layer.index]:
@@ -186,16 +226,17 @@ class CodedContext(Context):
             codecs = self._method.codecs[layer.index]
             packed = [codec.pack(coded[name][prefix:].contiguous()) for name, codec in codecs.items()]
             frame = self._method.model.joined(packed)
-        self._exchange.send_to(layer.index, self._receivers, frame)
+        self._carrier.send(layer.index, frame)
 
     def parts(self, layer: Layer) -> Iterable[Part]:
-        received = self._exchange.receive_from(layer.index, self._senders)
+        received, tokens = self._carrier.take(layer.index), [share.tokens for share in self._method.plan.shares]
         for ranks in neighbours(layer, self._method.rank, self._senders):
             with layer.stages("decode", layer.index, "code"):
-                decoded = self._decoded(layer.index, {rank: received[rank] for rank in ranks})
+                decoded = self._decoded(layer.index, {rank: received[rank].frame for rank in ranks})
             with layer.stages("expand", layer.index):
                 k, v = layer.keys_values(decoded) if isinstance(decoded, Tensor) else decoded
-                part = layer.part(k, v, self._method.plan.shares[ranks[0]].tokens.start)
+                part = layer.part(k, v, tokens[ranks[0]].start)
+                part = carry.heard(part, [received[rank] for rank in ranks], [len(tokens[rank]) for rank in ranks])
             yield part
 
     def _decoded(self, index: int, frames: Mapping[int, Tensor]) -> Tensor | tuple[Tensor, Tensor]:

@@ -50,6 +50,11 @@ class Method:
         """The weights that this device needs: by default the layers of its share, whole."""
         return weights.load(layers=self.share.layers)
 
+    @property
+    def datagrams(self) -> bool:
+        """Whether it sends datagrams, which may be lost, beside frames: it needs a mesh that has them."""
+        return False
+
     @classmethod
     def refuse(cls, shape: Shape, options: Any, devices: int) -> str | None:
         """Why this model cannot be run so on that many devices, or None."""

@@ -20,7 +20,7 @@ from runtime.errors import BadFrame, PeerLost
 from runtime.transport import Traffic, wire
 from runtime.transport.door import HANDSHAKE_S, Door, Identity, dial
 
-_CLOSED_HERE: Final = "closed on this side"
+CLOSED_HERE: Final = "closed on this side"
 _SEND_FLAGS: Final = socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
 
 
@@ -48,7 +48,7 @@ class Connection:
     def send(self, header: bytes, body: memoryview, layer: int) -> None:
         """Hand over one frame: to the kernel what it takes at once, the rest to the writer thread. Raises PeerLost."""
         with self._writing:
-            self._check(layer)
+            self.check(layer)
             sent = 0
             if not self._backlog:
                 try:
@@ -56,7 +56,7 @@ class Connection:
                 except BlockingIOError:
                     sent = 0
                 except OSError as fault:
-                    raise self._lose(layer, fault.strerror or str(fault)) from fault
+                    raise self.lose(layer, fault.strerror or str(fault)) from fault
                 if sent == len(header) + len(body):
                     return
             if sent < len(header):
@@ -71,7 +71,7 @@ class Connection:
     def receive(self, kind: wire.Kind, request: int, layer: int) -> tuple[torch.Tensor, float]:
         """The next frame, as a new tensor, and when its header was in. Raises PeerLost, BadFrame (another frame)."""
         with self._reading:
-            self._check(layer)
+            self.check(layer)
             self._fill(self._header_view, layer)
             header_at_s = time.perf_counter()
             try:
@@ -79,7 +79,7 @@ class Connection:
                 wire.expect(header, self.peer, kind, request, layer)
             except BadFrame as fault:
                 # Where the next frame begins is not known any more.
-                self._lose(layer, str(fault))
+                self.lose(layer, str(fault))
                 raise
             tensor = torch.empty(header.shape, dtype=header.dtype)
             if tensor.numel():
@@ -91,7 +91,7 @@ class Connection:
         with self._writing:
             # The writer gives up by itself when nothing moves, so this needs no limit of its own.
             self._writing.wait_for(lambda: not self._backlog or self._why is not None)
-            self._check(wire.NO_LAYER)
+            self.check(wire.NO_LAYER)
         death = select.poll()
         death.register(self._socket, 0)  # errors and hang-ups are always reported
         least, until, pause_ms = 1 << 62, time.monotonic() + self._patience_s, 1
@@ -99,26 +99,31 @@ class Connection:
             if left < least:
                 least, until = left, time.monotonic() + self._patience_s
             if death.poll(pause_ms):
-                raise self._lose(wire.NO_LAYER, "the connection was reset")
+                raise self.lose(wire.NO_LAYER, "the connection was reset")
             if time.monotonic() > until:
-                raise self._lose(wire.NO_LAYER, f"acknowledged nothing for {self._patience_s:g} s")
+                raise self.lose(wire.NO_LAYER, f"acknowledged nothing for {self._patience_s:g} s")
             pause_ms = min(2 * pause_ms, 16)
+
+    def fileno(self) -> int:
+        """To wait on several connections at once; POLLRDHUP tells that one has ended, on either side."""
+        return self._socket.fileno()
 
     def close(self) -> None:
         """End the connection; threads that wait on it see PeerLost."""
         with self._writing:
-            self._lose(wire.NO_LAYER, _CLOSED_HERE)
+            self.lose(wire.NO_LAYER, CLOSED_HERE)
         if self._writer is not None:
             self._writer.join()
         # Both sides were woken above. The descriptor goes only when nobody can be using its number any more.
         with self._reading, self._writing:
             self._socket.close()
 
-    def _check(self, layer: int) -> None:
+    def check(self, layer: int) -> None:
+        """Raises PeerLost if the connection is known to be of no more use."""
         if self._why is not None:
             raise PeerLost(self.peer, wire.named(layer), self._why)
 
-    def _lose(self, layer: int, why: str) -> PeerLost:
+    def lose(self, layer: int, why: str) -> PeerLost:
         """Give the connection up and wake everyone; the first reason stays."""
         with self._writing:
             if self._why is None:
@@ -138,11 +143,11 @@ class Connection:
             try:
                 got = self._socket.recv_into(view, 0, socket.MSG_WAITALL)
             except BlockingIOError:
-                raise self._lose(layer, f"silent for {self._patience_s:g} s") from None
+                raise self.lose(layer, f"silent for {self._patience_s:g} s") from None
             except OSError as fault:
-                raise self._lose(layer, fault.strerror or str(fault)) from fault
+                raise self.lose(layer, fault.strerror or str(fault)) from fault
             if got == 0:
-                raise self._lose(layer, "it closed the connection")
+                raise self.lose(layer, "it closed the connection")
             view = view[got:]
 
     def _write(self) -> None:
@@ -155,10 +160,10 @@ class Connection:
             try:
                 sent = self._socket.send(head, socket.MSG_NOSIGNAL)
             except BlockingIOError:
-                self._lose(wire.NO_LAYER, f"it took no data for {self._patience_s:g} s")
+                self.lose(wire.NO_LAYER, f"it took no data for {self._patience_s:g} s")
                 return
             except OSError as fault:
-                self._lose(wire.NO_LAYER, fault.strerror or str(fault))
+                self.lose(wire.NO_LAYER, fault.strerror or str(fault))
                 return
             with self._writing:
                 # Empty only after the last byte is written: until then others must queue behind.
@@ -173,7 +178,7 @@ class Connection:
         try:
             (left,) = struct.unpack("i", fcntl.ioctl(self._socket, termios.TIOCOUTQ, bytes(4)))
         except (OSError, ValueError) as fault:  # ValueError: closed meanwhile by another thread
-            raise self._lose(wire.NO_LAYER, str(fault)) from fault
+            raise self.lose(wire.NO_LAYER, str(fault)) from fault
         return int(left)
 
 
@@ -260,12 +265,12 @@ class TcpMesh:
             self._connections[peer] = connection
             if self._closed.is_set():
                 connection.close()
-                raise PeerLost(peer, None, _CLOSED_HERE)
+                raise PeerLost(peer, None, CLOSED_HERE)
 
     def _connection(self, peer: int, layer: int) -> Connection:
         connection = self._connections.get(peer)
         if connection is None:
             if self._closed.is_set():
-                raise PeerLost(peer, wire.named(layer), _CLOSED_HERE)
+                raise PeerLost(peer, wire.named(layer), CLOSED_HERE)
             raise ValueError(f"rank {self.rank} of {self.world} has no connection to {peer}; has it joined?")
         return connection

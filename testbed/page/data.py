@@ -10,7 +10,6 @@ methods: a row per setting and label: n, median_s, low_s, high_s, speedup, speed
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,10 +18,12 @@ from typing import Any
 import pandas as pd
 
 from testbed import evidence, store, topology
+from testbed.differences import INVALID
 from testbed.notes import Note, notes
-from testbed.page import setting
+from testbed.page import apart, setting
 from testbed.page.setting import Network
 from testbed.predict.against import Cell
+from testbed.predict.counted import counted
 from testbed.statistics import paired_ratio, spread
 from testbed.store import RunData
 from testbed.summary import good_requests, summary, world_of
@@ -67,7 +68,8 @@ class Run:
 
 @dataclass(frozen=True)
 class Setting:
-    """Runs whose requests count together: one run, or those of a sweep that differ in nothing but the seed."""
+    """Runs whose requests count together: one run, or those of sweeps by the same code that differ in nothing but the
+    seed. No two settings have the same axes."""
 
     index: int
     axes: Mapping[str, str]
@@ -80,6 +82,11 @@ class Setting:
     def replayed(self) -> str | None:
         """ "compute replayed from NAME", None of real compute."""
         return self.axes["compute"] if self.axes["compute"].startswith(setting.REPLAYED) else None
+
+    @property
+    def valid(self) -> bool:
+        """Whether its figures are of the declared network: of others no sentence is made."""
+        return self.verdict not in INVALID
 
 
 @dataclass(frozen=True)
@@ -103,11 +110,10 @@ class Study:
 def gather(paths: Sequence[Path]) -> Study:
     """Read run folders and sweep folders. Raises StoreError for what is neither, damaged, or holds no run."""
     found, failures = _folders(paths)
-    loaded = [(origin, store.load(run)) for origin, run in found]
-    keys = [(str(origin), setting.alike(run)) for origin, run in loaded]
+    keys = [(origin, setting.alike(run)) for origin, run in found]
     order = {key: index for index, key in enumerate(dict.fromkeys(keys))}
     letters = setting.letters()
-    runs = [_run(next(letters), run, order[key]) for key, (_, run) in zip(keys, loaded, strict=True)]
+    runs = [_run(next(letters), run, order[key]) for key, (_, run) in zip(keys, found, strict=True)]
     settings = _settings(runs)
     requests, devices = _requests(runs)
     methods = pd.DataFrame(_methods(settings, runs, requests), columns=METHODS)
@@ -140,31 +146,20 @@ def plain(value: Any) -> Any:
     return value.item() if hasattr(value, "item") else value
 
 
-def _folders(paths: Sequence[Path]) -> tuple[list[tuple[Path, Path]], list[str]]:
-    """(where it came from, run folder): those of a sweep share their origin; and cells that failed."""
-    found: list[tuple[Path, Path]] = []
+def _folders(paths: Sequence[Path]) -> tuple[list[tuple[str, RunData]], list[str]]:
+    """(where it came from, run): those of sweeps by the same code share their origin; and cells that failed."""
+    found: list[tuple[str, RunData]] = []
     failures: list[str] = []
     for path in paths:
         if folder.is_sweep(path):
-            found += [(path, run) for run in folder.runs(path)]
-            failures += _failed_cells(path)
+            sweep = counted(path)
+            found += [(f"sweeps of code {sweep.code}", run) for run in sweep.runs]
+            failures += sweep.failed
         else:
-            found.append((path, path))
+            found.append((str(path), store.load(path)))
     if not found:
         raise store.StoreError(f"{paths[0]}: the sweep has no finished block yet; there is nothing to report")
     return found, failures
-
-
-def _failed_cells(path: Path) -> list[str]:
-    """A line for each cell whose last row says that there was no run; those that had one speak for themselves."""
-    *lines, _ = (path / folder.CELLS).read_text(encoding="utf-8").split("\n")
-    last = {row["key"]: row for row in map(json.loads, lines)}
-    failed = [row for row in last.values() if row["status"] == "failed" and row["run"] is None]
-    return [f"{row['label']}, {_point(row['point'])}: {row.get('error')}" for row in failed]
-
-
-def _point(point: Mapping[str, Any]) -> str:
-    return ", ".join(f"{axis} {value}" for axis, value in point.items())
 
 
 def _run(letter: str, data: RunData, index: int) -> Run:
@@ -182,10 +177,23 @@ def _settings(runs: Sequence[Run]) -> tuple[Setting, ...]:
     for run in runs:
         groups.setdefault(run.setting, []).append(run)
     found = {index: setting.axes(group[0].data, group[0].topology) for index, group in groups.items()}
+    places = {index: (setting.group_of(axes), _rate(groups[index][0], axes)) for index, axes in found.items()}
+    also = apart.told(places, lambda index: _facts(groups[index]))
+    found = {index: {**axes, apart.ALSO: also[index]} for index, axes in found.items()}
     every = dict.fromkeys(axis for axes in found.values() for axis in axes)
     differ = [axis for axis in every if len({axes.get(axis) for axes in found.values()}) > 1]
     alone = len(runs) == 1
     return tuple(_setting(index, group, found[index], differ, alone) for index, group in sorted(groups.items()))
+
+
+def _rate(run: Run, axes: Mapping[str, str]) -> object:
+    """Where it stands among settings that differ in their rate alone."""
+    rate_bit_s = None if run.topology is None else setting.network(run.topology).rate_bit_s
+    return axes.get("rate") if rate_bit_s is None else rate_bit_s
+
+
+def _facts(runs: Sequence[Run]) -> apart.Facts:
+    return apart.common([apart.facts(run.data, run.topology) for run in runs])
 
 
 def _setting(index: int, group: Sequence[Run], axes: Mapping[str, str], differ: Sequence[str], alone: bool) -> Setting:

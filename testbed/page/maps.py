@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -43,24 +44,35 @@ class Map:
 
 
 def drawn(study: Study) -> list[Map]:
-    """A map for every kind of network and size whose computing was replayed at two bandwidths or more."""
-    found: list[tuple[tuple[str, ...], jobs.Grid, Any, str | None]] = []
-    for settings in sorted(frontier.grouped(study.settings), key=len, reverse=True):
-        one = settings[0]
-        key = one.network.kind, one.axes["devices"], one.axes["tokens"]
-        indices = {other.index for other in settings}
-        homes = {run.data.path for run in study.runs if run.setting in indices}
-        cells = [cell for cell in study.cells if cell.run in homes and cell.case is not None]
-        if one.replayed and cells and key not in [other for other, *_ in found]:
-            rates = tuple(sorted({other.network.rate_bit_s for other in settings if other.network.rate_bit_s}))
-            found.append((key, _grid(cells, rates if len(rates) >= FEW else RATES_BIT_S), cells[0].run, one.replayed))
-    found = found[:MOST]
+    """A map for every kind of network and size whose computing was replayed at two bandwidths or more; `MOST` at
+    most."""
+    found = _asked(study)[:MOST]
     frames = jobs.maps([(grid, folder) for _, grid, folder, _ in found])
     return [
         Map(", ".join(key), f"map-{number}" if len(found) > 1 else "map", replayed, frame)
         for number, ((key, _, _, replayed), frame) in enumerate(zip(found, frames, strict=True), 1)
         if frame is not None
     ]
+
+
+def left_out(study: Study) -> list[str]:
+    """Networks and sizes for which there are no maps because there would be too many."""
+    return [", ".join(key) for key, *_ in _asked(study)[MOST:]]
+
+
+def _asked(study: Study) -> list[tuple[tuple[str, ...], jobs.Grid, Path, str]]:
+    """(network and size, what is to be predicted, where it is kept, "compute replayed from NAME"), most rates first."""
+    found: dict[tuple[str, ...], tuple[jobs.Grid, Path, str]] = {}
+    for settings in sorted(frontier.grouped(study.settings), key=len, reverse=True):
+        one = settings[0]
+        key = one.network.kind, one.axes["devices"], one.axes["tokens"]
+        indices = {other.index for other in settings}
+        homes = {run.data.path for run in study.runs if run.setting in indices}
+        cells = [cell for cell in study.cells if cell.run in homes and cell.case is not None]
+        if one.replayed and cells and cells[0].run and key not in found:
+            rates = tuple(sorted({other.network.rate_bit_s for other in settings if other.network.rate_bit_s}))
+            found[key] = _grid(cells, rates if len(rates) >= FEW else RATES_BIT_S), cells[0].run, one.replayed
+    return [(key, *rest) for key, rest in found.items()]
 
 
 def _grid(cells: Sequence[Cell], rates_bit_s: tuple[float, ...]) -> jobs.Grid:

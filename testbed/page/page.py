@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from testbed import store
+from testbed.disk import give
 from testbed.page import (
     beside,
     breakdown,
@@ -34,7 +35,6 @@ from testbed.page.data import Row, Setting, Study, gather, labelled, plain, reco
 from testbed.page.head import head
 from testbed.page.markup import Piece, chosen, joined, section
 from testbed.predict.against import cells
-from testbed.sweep.folder import give
 
 POLICY = (
     "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:; font-src data:"
@@ -42,7 +42,8 @@ POLICY = (
 NAME = "report.html"
 FORECAST = (
     "setting", "kind", "rate_bit_s", "delay_s", "method", "label", "measured_s", "n", "predicted_s", "error",
-    "published_s", "source", "predicted_speedup", "published_speedup", "basis", "model", "why",
+    "published_s", "source", "accounted_s", "predicted_speedup", "published_speedup", "accounted_speedup", "basis",
+    "model", "why", "verdict",
 )  # fmt: skip
 PAGE = """<!DOCTYPE html>
 <html lang="en">

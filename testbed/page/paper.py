@@ -11,13 +11,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
+from testbed.disk import give
 from testbed.page import breakdown, forecast, frontier, maps, style
+from testbed.page.apart import ALSO
 from testbed.page.data import Row, Setting, Study, labelled, of, records
 from testbed.page.setting import PANEL
 from testbed.page.style import KINDS, Look
 from testbed.predict.frontier import map_figure
 from testbed.store import StoreError
-from testbed.sweep.folder import give
 from testbed.tables import duration
 
 FORMATS = ("pdf", "svg")
@@ -142,16 +143,9 @@ def _by_rate(
     by_label, beyond = frontier.points(study, settings), frontier.foretold(told, settings[0])
     figure = Figure(figsize=(WIDE, 3.4))
     axes = figure.subplots()
-    for label, every in by_label.items():
-        look, rows = looks[label], [row for row in every if row[value] is not None]
-        errors = [_error(row, keys) for row in rows]
-        spans = [[error[side][0] for error in errors] for side in (0, 1)]
-        axes.errorbar(
-            [row["rate_bit_s"] for row in rows], [row[value] for row in rows], yerr=spans, label=label,
-            color=look.colour, marker=look.file_mark, capsize=2,
-            linestyle="none" if len(beyond["predicted"].get(label, ())) > 1 else look.file_line,
-            markerfacecolor=look.colour if look.filled else "white",
-        )  # fmt: skip
+    for label, rows in by_label.items():
+        joined = len(beyond["predicted"].get(label, ())) < 2
+        _measured(axes, label, [row for row in rows if row[value] is not None], (value, looks[label], joined))
     values = [row[key] for rows in by_label.values() for row in rows for key in keys if row[key] is not None]
     rates = [row["rate_bit_s"] for rows in by_label.values() for row in rows]
     for kind, lines in beyond.items():
@@ -169,11 +163,33 @@ def _by_rate(
     axes.set_xlabel(frontier.BANDWIDTH)
     axes.set_ylabel(title)
     axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
-    named = (*PANEL, "tokens", "devices")
-    shared = [word for name, word in settings[0].axes.items() if word != "none" and name in named]
-    counts = _counts([row for rows in by_label.values() for row in rows])
-    _title(axes, f"{', '.join(shared)}, {counts}", settings[0])
+    _title(axes, _heading(settings, [row for rows in by_label.values() for row in rows]), settings[0])
     return figure
+
+
+def _measured(axes: Axes, label: str, rows: Sequence[Row], how: tuple[str, Look, bool]) -> None:
+    """Marks with intervals, crosses of what is not valid. how: the value, the look, whether marks are joined."""
+    value, look, joined = how
+    keys = frontier.AXES[value][0]
+    good, bad = ([row for row in rows if row["valid"] is valid] for valid in (True, False))
+    errors = [_error(row, keys) for row in good]
+    axes.errorbar(
+        [row["rate_bit_s"] for row in good], [row[value] for row in good],
+        yerr=[[error[side][0] for error in errors] for side in (0, 1)], label=label, color=look.colour,
+        marker=look.file_mark, capsize=2, linestyle=look.file_line if joined else "none",
+        markerfacecolor=look.colour if look.filled else "white",
+    )  # fmt: skip
+    axes.plot(
+        [row["rate_bit_s"] for row in bad], [row[value] for row in bad], color=look.colour, marker="x", linestyle="none"
+    )
+
+
+def _heading(settings: Sequence[Setting], rows: Sequence[Row]) -> str:
+    """What the settings share, how many requests, and what crosses are."""
+    named = (*PANEL, "tokens", "devices", ALSO)
+    shared = [word for name, word in settings[0].axes.items() if word != "none" and name in named]
+    crossed = ["crosses: network not as declared or not verified"] if any(not row["valid"] for row in rows) else []
+    return ", ".join([*shared, _counts(rows), *crossed])
 
 
 def _error(row: Row, keys: Values) -> list[list[float]]:

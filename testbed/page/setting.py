@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from testbed import differences
 from testbed.paths import Unreachable, path
 from testbed.quantities import span
 from testbed.store import RunData
@@ -16,6 +17,7 @@ from testbed.units import show_duration, show_fraction, show_rate
 
 PANEL = ("network", "delay", "loss", "changes")  # axes of the map of bandwidths that make a panel of their own
 REPLAYED = "compute replayed from"
+Group = tuple[tuple[str, str], ...]
 
 
 @dataclass(frozen=True)
@@ -80,12 +82,21 @@ def compute(manifest: Mapping[str, Any]) -> str:
     return f"{REPLAYED} {(manifest.get('profile') or {}).get('name', 'a profile without a name')}"
 
 
+def group_of(axes: Mapping[str, str]) -> Group:
+    """What settings that differ in their rate alone share."""
+    return tuple((axis, value) for axis, value in axes.items() if axis != "rate")
+
+
 def alike(run: RunData) -> str:
-    """Equal for runs of one sweep whose requests may be pooled: all but name, seed, number and order of methods."""
-    loose = ("seed", "repeats", "budget", "methods")
+    """Equal for runs of sweeps whose requests may be pooled: all but name, seed, number and order of methods. What was
+    no valid network is never pooled with what was."""
+    loose = ("seed", "repeats", "budget", "methods", "compute")
     asked = {key: value for key, value in run.topology["run"].items() if key not in loose}
     rest = {key: value for key, value in run.topology.items() if key not in ("name", "run")}
-    return json.dumps([rest, asked, compute(run.manifest)], sort_keys=True, default=str)
+    found = {key: run.manifest.get(key) for key in ("shaper", "data_congestion_control", "sysctls", "profile")}
+    machine = {key: value for key, value in (run.manifest.get("machine") or {}).items() if key != "load_1min"}
+    valid = differences.invalid(run) is None
+    return json.dumps([rest, asked, compute(run.manifest), found, machine, valid], sort_keys=True, default=str)
 
 
 def letters() -> Iterator[str]:

@@ -7,12 +7,13 @@ phases.py      messages that are under way together, priced by numpy
 simulate.py    discrete events: queues, windows, traces, loss, arrivals
 analytic.py    no events: phases in lock-step, for a thousand devices
 choice.py      which of the two, and why
-paper.py       the accounting of the ASTRA paper, beside its published figures
+paper.py       the accounting of the ASTRA paper, beside its published figures; accounting.py: of the steps that run
 frontier.py    the fastest method by rate and delay
 maps.py        the same of a topology's own methods
 messages.py    what a message costs, measured on this machine; machine.py: what emulated lines cost it
 command.py     `testbed predict FILE`
 against.py     predictions beside measurements, `testbed predict RUN...` by beside.py; own.py: of a run that computed;
-               unmeasured.py: what a sweep left out; jobs.py: on all cores, kept.py: and kept
+               counted.py: what of a sweep counts, unmeasured.py: what it left out; jobs.py: on all cores, kept.py: and
+               kept
 left.py        how long a sweep will take
 """

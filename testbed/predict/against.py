@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from runtime import families
 from runtime.errors import RuntimeFault
 from runtime.profile import Profile
-from testbed import profiles, store, topology
+from testbed import evidence, profiles, store, topology
+from testbed.differences import INVALID
 from testbed.predict import jobs, own, unmeasured
+from testbed.predict.counted import counted
 from testbed.predict.jobs import Case
+from testbed.predict.kept import Entry
 from testbed.predict.work import Costs
 from testbed.statistics import median
 from testbed.store import RunData
@@ -30,7 +32,8 @@ class Cell:
 
     kind: REPLAYED: compute was replayed and is predicted from the same profile; REAL: it was real, so that its own
     times are taken and the network alone is predicted; ONLY: not measured. why:
-    there is no prediction; case: what the prediction was made of.
+    there is no prediction; case, costs: what the prediction was made of; verdict: of the network, see
+    `testbed.evidence`.
     """
 
     topology: Topology
@@ -44,6 +47,14 @@ class Cell:
     model: str = ""
     why: str = ""
     case: Case | None = None
+    costs: Costs | None = None
+    verdict: str = "ok"
+
+    @property
+    def counts(self) -> bool:
+        """Whether it tells how far off predictions are: single crosses no network, and one that was not the declared
+        one, or was not verified, is not the network of which this is predicted."""
+        return self.spec.method != "single" and self.verdict not in INVALID
 
     @property
     def error(self) -> float | None:
@@ -59,7 +70,7 @@ def cells(paths: Sequence[Path], costs: Costs | None = None) -> list[Cell]:
     drafts: list[tuple[Case | None, Path, list[Cell]]] = []
     for path in paths:
         if folder.is_sweep(path):
-            runs = [store.load(run) for run in folder.runs(path)]
+            runs = counted(path).runs
             drafts += [_measured(run) for run in runs]
             drafts += [
                 (Case(asked, profile), path, [Cell(asked, spec, ONLY) for spec in asked.run.methods])
@@ -68,11 +79,11 @@ def cells(paths: Sequence[Path], costs: Costs | None = None) -> list[Cell]:
         else:
             drafts.append(_measured(store.load(path)))
     cases = [(case, home) for case, home, _ in drafts if case is not None]
-    rows = iter(jobs.predicted(cases, costs))
+    entries = iter(jobs.predicted(cases, costs))
     return [
         cell
         for case, _, drafted in drafts
-        for found in [next(rows) if case is not None else {}]
+        for found in [next(entries) if case is not None else None]
         for cell in (_filled(replace(one, case=case), found) for one in drafted)
     ]
 
@@ -109,17 +120,17 @@ def _nothing(run: RunData) -> Topology:
 
 
 def _with_latency(cell: Cell, run: RunData) -> Cell:
-    seconds = list(latencies(run, cell.spec.label).values())
-    return replace(cell, measured_s=median(seconds), n=len(seconds))
+    seconds, verdict = list(latencies(run, cell.spec.label).values()), evidence.network(run)["verdict"]
+    return replace(cell, measured_s=median(seconds), n=len(seconds), verdict=verdict)
 
 
-def _filled(cell: Cell, rows: Mapping[str, Mapping[str, Any]]) -> Cell:
-    row = rows.get(cell.spec.label)
-    if row is None:
+def _filled(cell: Cell, entry: Entry | None) -> Cell:
+    row = None if entry is None else entry.found.get(cell.spec.label)
+    if entry is None or row is None:
         return cell
     if row["error"]:
         return replace(cell, why=row["error"])
-    return replace(cell, predicted_s=row["latency_s"], model=row["model"])
+    return replace(cell, predicted_s=row["latency_s"], model=row["model"], costs=entry.costs)
 
 
 # How far off
@@ -137,8 +148,13 @@ class Errors:
 
 
 def errors(found: Sequence[Cell]) -> Errors | None:
-    """None where nothing was both predicted and measured. Single is left out: it crosses no network."""
-    return errors_of([error for cell in found if cell.spec.method != "single" and (error := cell.error) is not None])
+    """None where nothing was both predicted and measured, and counts."""
+    return errors_of([error for cell in found if cell.counts and (error := cell.error) is not None])
+
+
+def left_out(found: Sequence[Cell]) -> int:
+    """How many cells have no part in the errors because of their network."""
+    return sum(cell.error is not None and cell.spec.method != "single" and not cell.counts for cell in found)
 
 
 def errors_of(known: Sequence[float]) -> Errors | None:

@@ -12,14 +12,17 @@ from rich.console import Console
 from rich.text import Text
 
 from testbed.page.setting import where
-from testbed.predict.against import ONLY, REAL, Cell, Errors, by, cells, errors
+from testbed.predict import accounting, messages, paper
+from testbed.predict.against import ONLY, REAL, REPLAYED, Cell, Errors, by, cells, errors, left_out
 from testbed.tables import NONE, duration, open_table, print_table, print_wrapped
 
 WORSE = 0.15  # an error beyond it is marked
 TOLD = {
     ONLY: "predicted only: nothing was measured there, the sweep leaves it out or has not come to it",
     REAL: "compute was real: stages take what they took in the run itself, so that the network alone is predicted",
+    REPLAYED: "compute was replayed from {profiles}: devices waited its times, and predictions are made of the same",
 }
+NOT_DECLARED = {"wrong": "not valid", "unverified": "not verified"}  # networks, in place of an error
 
 
 def main(paths: Sequence[Path], as_text: bool, say: Callable[[str], None]) -> None:
@@ -32,10 +35,12 @@ def main(paths: Sequence[Path], as_text: bool, say: Callable[[str], None]) -> No
 
 
 def as_json(found: Sequence[Cell]) -> str:
-    """{"cells": [rows], "errors": {"all", "by_method", "by_shaper"}}; seconds, errors as fractions."""
+    """{"cells": [rows], "errors": {"all", "by_method", "by_shaper", "left_out": cells}, "costs": [of messages]};
+    seconds, errors as fractions. The error of a row whose network counts for nothing has no part in the errors."""
     groups = {name: {key: asdict(one) for key, one in by(found, of).items()} for name, of in _GROUPS.items()}
-    whole = errors(found)
-    return json.dumps({"cells": [row(cell) for cell in found], "errors": {"all": whole and asdict(whole), **groups}})
+    whole, costs = errors(found), dict.fromkeys(cell.costs for cell in found if cell.costs is not None)
+    summed = {"all": whole and asdict(whole), **groups, "left_out": left_out(found)}
+    return json.dumps({"cells": [row(cell) for cell in found], "errors": summed, "costs": [*map(asdict, costs)]})
 
 
 def row(cell: Cell) -> dict[str, Any]:
@@ -45,7 +50,7 @@ def row(cell: Cell) -> dict[str, Any]:
         "tokens": cell.topology.run.tokens,
         "label": cell.spec.label, "kind": cell.kind, "shaper": cell.shaper, "model": cell.model,
         "predicted_s": cell.predicted_s, "measured_s": cell.measured_s, "n": cell.n, "error": cell.error,
-        "why": cell.why,
+        "verdict": cell.verdict, "why": cell.why,
     }  # fmt: skip
 
 
@@ -64,22 +69,31 @@ def show(found: Sequence[Cell], console: Console) -> None:
         place = ", ".join([where(cell.topology), *([_size(cell)] if len(sizes) > 1 else [])])
         table.add_row(
             "" if place == above else place, cell.spec.label, str(cell.n) if cell.n else NONE,
-            duration(cell.measured_s), duration(cell.predicted_s), percent(cell.error),
+            duration(cell.measured_s), duration(cell.predicted_s), _off(cell),
         )  # fmt: skip
         above = place
     print_table(table, console, ("n",))
     summed = errors(found)
     if summed is not None:
         _show_errors(found, summed, console)
-    for kind, words in TOLD.items():
-        if any(cell.kind == kind for cell in found):
-            print_wrapped("Note: ", f"{words}.", console)
+    for words in notes(found):
+        print_wrapped("Note: ", f"{words.rstrip('.')}.", console)
+
+
+def notes(found: Sequence[Cell]) -> list[str]:
+    """What must be known of the table, a sentence each, without its full stop."""
+    profiles = {cell.case.profile.name: cell.case.profile for cell in found if cell.case and cell.kind != REAL}
+    named = ", ".join(profiles) or "a profile that cannot be read"
+    said = [words.format(profiles=named) for kind, words in TOLD.items() if any(cell.kind == kind for cell in found)]
+    said += messages.told(cell.costs for cell in found if cell.costs is not None)
+    said += [told for profile in profiles.values() if (told := accounting.told(paper.read(), profile))]
+    if count := left_out(found):
+        said.append(f"{count} of the cells are in no error: their network was not the declared one, or not verified")
     reasons: dict[str, list[str]] = {}
     for cell in found:
         if cell.why:
             reasons.setdefault(cell.why, []).append(cell.spec.label)
-    for why, labels in reasons.items():
-        print_wrapped("Note: ", f"no forecast of {', '.join(dict.fromkeys(labels))}: {why}", console)
+    return said + [f"no forecast of {', '.join(dict.fromkeys(labels))}: {why}" for why, labels in reasons.items()]
 
 
 def _size(cell: Cell) -> str:
@@ -93,6 +107,12 @@ def _show_errors(found: Sequence[Cell], summed: Errors, console: Console) -> Non
         table.add_row(name, str(one.n), f"{one.median:.1%}", f"{one.worst:.1%}", f"{one.ratio:.3f}")
     print_table(table, console, ("cells",))
     console.print("single is left out of the errors: it crosses no network")
+
+
+def _off(cell: Cell) -> Text:
+    """The error, or why it is none."""
+    words = NOT_DECLARED.get(cell.verdict)
+    return Text(words, "red") if words and cell.measured_s is not None else percent(cell.error)
 
 
 def percent(error: float | None) -> Text:

@@ -1,4 +1,4 @@
-"""Which model predicts what: events wherever something queues, changes, is lost or arrives; formulas for many."""
+"""Which model predicts what: events, wherever they are few enough; formulas for many."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from testbed.topology import Lane, Topology
 
 MODELS = ("events", "analytic")
 MOST_TRAINS = 150_000  # that a simulation takes on, of all requests: some seconds
-_LOSSY_REQUESTS = 20  # one request has luck
+_LOSSY_REQUESTS, _LOSSY_TRAINS = 20, 4 * MOST_TRAINS  # at most: one request has luck
 
 
 @dataclass(frozen=True)
@@ -27,22 +27,25 @@ class Choice:
 
 
 def choose(topology: Topology, work: Work, load: Load | None = None, forced: str | None = None) -> Choice:
-    """The model for this work: `forced`, or events where they are needed or cheap. Raises PredictError on another."""
+    """The model for this work: `forced`, or events where there are not too many, else formulas, which leave out what
+    only events can tell. Raises PredictError on another, and for several requests that are too many."""
     load = load or Load()
     needs = [*changing(topology), *(["several requests"] if not load.plain else [])]
     if forced is not None and forced not in MODELS:
         raise PredictError(f"model {forced}: there are {', '.join(MODELS)}")
     if forced == "analytic" and not load.plain:
         raise PredictError("the analytic model knows one request on an idle network; several need events")
-    count = trains(work)
+    requests = len(load.arrivals) if load.arrivals is not None else load.requests
     if forced is not None:
         model, why = forced, "asked for"
-    elif needs:
-        model, why = "events", f"there {'is' if len(needs) == 1 else 'are'} {', '.join(needs)}"
-    elif count <= MOST_TRAINS:
-        model, why = "events", "small enough"
+    elif requests * trains(work) > MOST_TRAINS:
+        many = f"{work.world} devices send {work.messages} messages"
+        if not load.plain:
+            raise PredictError(f"{many} in each of several requests: too many for events, and only these know several")
+        model, why = "analytic", f"{many}, too many for events"
     else:
-        model, why = "analytic", f"{work.world} devices send {work.messages} messages, too many for events"
+        there = f"there {'is' if len(needs) == 1 else 'are'} {', '.join(needs)}"
+        model, why = "events", there if needs else "small enough"
     return Choice(model, why, _missing(topology, model))
 
 
@@ -50,12 +53,12 @@ def evaluate(
     topology: Topology, work: Work, choice: Choice, load: Load | None = None, costs: Costs | None = None,
     shaper: str | None = None,
 ) -> Outcome:  # fmt: skip
-    """What the chosen model says. With loss and no other load, of some requests. shaper: see `tcp_of`."""
+    """What the chosen model says. With loss and no other load, of several requests. shaper: see `tcp_of`."""
     if choice.model == "analytic":
         return analyse(topology, work, costs)
     load = load or Load()
     if load.plain and any(lane.loss.mean for lane in _lanes(topology)):
-        load = replace(load, requests=_LOSSY_REQUESTS)
+        load = replace(load, requests=max(1, min(_LOSSY_REQUESTS, _LOSSY_TRAINS // max(1, trains(work)))))
     return simulate(topology, work, load, costs, tcp_of(topology, shaper), topology.run.seed)
 
 

@@ -18,7 +18,7 @@ from runtime.profile import Profile
 from runtime.shape import Shape
 from runtime.steps import Compute, steps
 from testbed import check, profiles
-from testbed.predict import messages
+from testbed.predict import accounting, messages, paper
 from testbed.predict.choice import Choice, choose, evaluate
 from testbed.predict.work import Costs, Load, Outcome, PredictError, Work, build
 from testbed.tables import duration, open_table, print_table, print_wrapped, size
@@ -83,14 +83,17 @@ def main(file: Path, profile: Path | None, how: How, as_text: bool, say: Callabl
             f"{file}: run.compute is real, so nothing says how long stages take: make a profile with "
             f"`testbed profile {file}`, then give --profile PROFILE or run.compute: {{replay: PROFILE}}"
         )
+    times, shape = profiles.read(path), families.describe(topology.run.model, topology.run.weights)
+    if (times.layers, times.width) != (shape.layers, shape.width):
+        theirs, ours = (f"{one.layers} layers of width {one.width}" for one in (times, shape))
+        raise PredictError(f"{path}: profile {times.name} is of {theirs}, {topology.run.model} has {ours}")
     costs = messages.measure()
     how = replace(how, costs=costs if len(topology.hosts) <= MAX_HOSTS else costs.alone())
-    times = profiles.read(path)
-    found = predict(topology, times, families.describe(topology.run.model, topology.run.weights), how)
+    found, notes = predict(topology, times, shape, how), [*_shares(topology), *_accounted(times)]
     if as_text:
-        show(found, times.name, how.costs, Console(highlight=False))
+        show(found, times.name, how.costs, notes, Console(highlight=False))
     else:
-        say(as_json(found, times.name, how.costs))
+        say(as_json(found, times.name, how.costs, notes))
 
 
 def predict(topology: Topology, profile: Profile, shape: Shape, how: How | None = None) -> list[Forecast]:
@@ -135,15 +138,14 @@ def work_of(topology: Topology, profile: Profile, shape: Shape, spec: MethodSpec
     return Work(hosts_by_rank, built, seconds, plan.source, replayed=run.compute is not None)
 
 
-def as_json(forecasts: Sequence[Forecast], profile: str, costs: Costs) -> str:
-    """For programs: {"profile", "costs" (seconds per message and byte), "methods": [rows]}."""
-    return json.dumps(
-        {"profile": profile, "costs": asdict(costs), "methods": [forecast.row for forecast in forecasts]}, indent=1
-    )
+def as_json(forecasts: Sequence[Forecast], profile: str, costs: Costs, notes: Sequence[str]) -> str:
+    """For programs: {"profile", "costs" (seconds per message and byte), "methods": [rows], "notes": [in words]}."""
+    rows = [forecast.row for forecast in forecasts]
+    return json.dumps({"profile": profile, "costs": asdict(costs), "methods": rows, "notes": list(notes)}, indent=1)
 
 
-def show(forecasts: Sequence[Forecast], profile: str, costs: Costs, console: Console) -> None:
-    """The table, and what it rests on."""
+def show(forecasts: Sequence[Forecast], profile: str, costs: Costs, notes: Sequence[str], console: Console) -> None:
+    """The table, what it rests on, and notes beyond that."""
     table = open_table("method", "latency", "compute", "transfer", "on line", "vs\nsingle", "model")
     for forecast in forecasts:
         row = forecast.row
@@ -155,13 +157,27 @@ def show(forecasts: Sequence[Forecast], profile: str, costs: Costs, console: Con
         table.add_row(forecast.label, *times, size(row["line_bytes"]), ratio, row["model"])
     print_table(table, console, ("on line", "model"))
     console.print("compute: of the busiest device, messages handled included; transfer: what latency is beyond that")
-    message = duration(costs.sending_s(0) + costs.receiving_s(0))
-    words = f"nothing ran: stages take what profile {profile} says, and a message costs {message}, as measured here"
-    if costs.cores and costs.packet_s:
-        words += f"; all links share {costs.cores} cores, which carry {1 / costs.line_s(1, 1, 0):.0f} frames a second"
-    print_wrapped("Note: ", f"{words}.", console)
+    words = f"nothing ran: stages take what profile {profile} says, and {messages.told([costs])[0]}"
+    for said in (words, *notes):
+        print_wrapped("Note: ", f"{said}.", console)
     for why, labels in _by_reason(forecasts).items():
         print_wrapped("Note: ", f"{', '.join(labels)}: {why}", console)
+
+
+def _shares(topology: Topology) -> list[str]:
+    """That the times of a profile are not divided by CPU shares, where there are any that a run would hold."""
+    shared = [host.name for host in topology.hosts if host.cpu is not None]
+    if not shared or topology.run.compute is not None:
+        return []
+    return [
+        f"CPU shares ({', '.join(shared)}) are not counted: stages take the times of the profile as they are, of whole "
+        "cores unless it was made with less"
+    ]
+
+
+def _accounted(profile: Profile) -> list[str]:
+    told = accounting.told(paper.read(), profile)
+    return [told] if told else []
 
 
 def _by_reason(forecasts: Sequence[Forecast]) -> Mapping[str, list[str]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from multiprocessing import get_context
@@ -18,6 +18,7 @@ from runtime.profile import Profile
 from testbed.predict import kept, messages
 from testbed.predict.command import How, forecast
 from testbed.predict.frontier import SINGLE, frontier
+from testbed.predict.kept import Entry
 from testbed.predict.maps import latency_of
 from testbed.predict.work import Costs
 from testbed.topology import MethodSpec, Topology
@@ -53,11 +54,17 @@ class Case:
 
 @dataclass(frozen=True)
 class Grid:
-    """A map that is asked for: rates in bit/s, one-way delays of every link in seconds."""
+    """A map that is asked for: rates in bit/s, one-way delays of every link in seconds. Single is added to the methods
+    of the case where it is missing: a map is of who beats it."""
 
     case: Case
     rates_bit_s: tuple[float, ...]
     delays_s: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        specs = self.case.topology.run.methods
+        if all(spec.method != SINGLE for spec in specs):
+            object.__setattr__(self, "case", self.case.with_methods((MethodSpec(SINGLE), *specs)))
 
     @property
     def key(self) -> str:
@@ -65,46 +72,66 @@ class Grid:
         return kept.key(self.case.key, self.rates_bit_s, self.delays_s)
 
 
-def predicted(cases: Sequence[tuple[Case, Path]], costs: Costs | None = None) -> list[dict[str, Row]]:
+def predicted(cases: Sequence[tuple[Case, Path]], costs: Costs | None = None) -> list[Entry]:
     """Of each case its rows by label (see `Forecast.row`), kept in the folder beside it, or taken from there.
 
     costs: of messages; None: measured here, if anything is to be predicted. Several cases may share a folder.
     """
-    before = {folder: kept.read(folder, "predictions") for _, folder in cases}
-    keys = [case.key for case, _ in cases]
-    missing = [(*pair, key) for pair, key in zip(cases, keys, strict=True) if key not in before[pair[1]]]
+    asked = [(case.key, folder) for case, folder in cases]
+    before = _before(asked, "predictions", costs)
+    missing = [(case, *pair) for (case, _), pair in zip(cases, asked, strict=True) if pair[0] not in before[pair[1]]]
     jobs = [(case, spec) for case, *_ in missing for spec in case.topology.run.methods]
     if jobs:
         used = costs or messages.measure()
         rows = iter(_on_all_cores(_one, [(*job, used) for job in jobs], lambda job: _length(job[1])))
-        for case, folder, key in missing:
-            before[folder][key] = {spec.label: next(rows) for spec in case.topology.run.methods}
-    for folder in {folder for _, folder, _ in missing}:
-        asked = {key for (_, own), key in zip(cases, keys, strict=True) if own == folder}
-        kept.write(folder, "predictions", {key: rows for key, rows in before[folder].items() if key in asked})
-    return [before[folder][key] for (_, folder), key in zip(cases, keys, strict=True)]
+        for case, key, folder in missing:
+            before[folder][key] = Entry(used, {spec.label: next(rows) for spec in case.topology.run.methods})
+    _keep(before, asked, "predictions", {folder for *_, folder in missing})
+    return [before[folder][key] for key, folder in asked]
 
 
-def maps(grids: Sequence[tuple[Grid, Path]], costs: Costs | None = None) -> list[pd.DataFrame]:
-    """Of each grid what `frontier` says, by the model without events; kept as well."""
-    before = {folder: kept.read(folder, "maps") for _, folder in grids}
-    missing = [(grid, folder) for grid, folder in grids if grid.key not in before[folder]]
-    jobs = [(grid, spec.label) for grid, _ in missing for spec in grid.case.topology.run.methods]
+def maps(grids: Sequence[tuple[Grid, Path]], costs: Costs | None = None) -> list[pd.DataFrame | None]:
+    """Of each grid what `frontier` says, by the model without events; kept as well. None without single or another."""
+    asked = [(grid.key, folder) for grid, folder in grids]
+    before = _before(asked, "maps", costs)
+    missing = [(grid, *pair) for (grid, _), pair in zip(grids, asked, strict=True) if pair[0] not in before[pair[1]]]
+    jobs = [(grid, spec.label) for grid, *_ in missing for spec in grid.case.topology.run.methods]
     if jobs:
         used = costs or messages.measure()
         times = iter(_on_all_cores(_times, [(*job, used) for job in jobs], lambda job: _length_of(job[1])))
-        for grid, folder in missing:
-            before[folder][grid.key] = {spec.label: next(times) for spec in grid.case.topology.run.methods}
-    for folder in {folder for _, folder in missing}:
-        asked = {grid.key for grid, own in grids if own == folder}
-        kept.write(folder, "maps", {key: found for key, found in before[folder].items() if key in asked})
-    return [_frame(grid, before[folder][grid.key]) for grid, folder in grids]
+        for grid, key, folder in missing:
+            before[folder][key] = Entry(used, {spec.label: next(times) for spec in grid.case.topology.run.methods})
+    _keep(before, asked, "maps", {folder for *_, folder in missing})
+    return [_frame(grid, before[folder][key].found) for (grid, _), (key, folder) in zip(grids, asked, strict=True)]
 
 
-def _frame(grid: Grid, times: dict[str, list[list[float]]]) -> pd.DataFrame:
+def _before(asked: Sequence[tuple[str, Path]], section: str, costs: Costs | None) -> dict[Path, dict[str, Entry]]:
+    """What the folders have of it that holds with these costs."""
+    wanted, folders = {key for key, _ in asked}, dict.fromkeys(folder for _, folder in asked)
+    return {
+        folder: {
+            key: entry
+            for key, entry in kept.read(folder, section).items()
+            if key in wanted and messages.hold(entry.costs, costs)
+        }
+        for folder in folders
+    }
+
+
+def _keep(
+    found: Mapping[Path, Mapping[str, Entry]], asked: Sequence[tuple[str, Path]], section: str, changed: set[Path]
+) -> None:
+    for folder in changed:
+        wanted = {key for key, own in asked if own == folder}
+        kept.write(folder, section, {key: entry for key, entry in found[folder].items() if key in wanted})
+
+
+def _frame(grid: Grid, times: dict[str, list[list[float]]]) -> pd.DataFrame | None:
     rates, delays = grid.rates_bit_s, grid.delays_s
     single = next((spec.label for spec in grid.case.topology.run.methods if spec.method == SINGLE), SINGLE)
     named = {(SINGLE if label == single else label): found for label, found in times.items() if found}
+    if SINGLE not in named or len(named) < 2:
+        return None
     return frontier(lambda label, rate, delay: named[label][delays.index(delay)][rates.index(rate)],
                     list(named), rates, delays)  # fmt: skip
 

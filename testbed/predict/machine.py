@@ -35,7 +35,7 @@ from runtime.stages import Replayed
 from runtime.transport.tcp import TcpMesh
 from runtime.transport.wire import TOKEN_BYTES, Kind
 from testbed.linetime import SEGMENT_BYTES
-from testbed.predict.work import Costs
+from testbed.predict.work import EMULATED, Costs
 from testbed.shape import LINE_OVERHEAD_BYTES, ONE_BY_ONE_BIT_S, SUPERPACKET_FRAMES, free_bytes, superpacket_frames
 from testbed.topology import MIN_QUEUE_BYTES
 
@@ -76,7 +76,7 @@ def main() -> None:
     frame_s = min(one_s, max(0.0, several_s - one_s) / (SUPERPACKET_FRAMES - 1))
     lines = {"packet_s": one_s - frame_s, "frame_s": frame_s, "hop_s": max(0.0, switch["frame_s"] - one_s)}
     messages = {name: cable[name] for name in ("send_s", "receive_s", *_REPLAYED)}
-    print(json.dumps(asdict(Costs(**messages, **lines, cores=len(os.sched_getaffinity(0))))))
+    print(json.dumps(asdict(Costs(**messages, **lines, cores=len(os.sched_getaffinity(0)), kind=EMULATED))))
 
 
 def _network(kind: str, number: int) -> tuple[str, str]:

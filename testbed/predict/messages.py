@@ -4,6 +4,7 @@ loopback, where the network takes next to nothing."""
 from __future__ import annotations
 
 import secrets
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from statistics import median
 from time import perf_counter
@@ -13,7 +14,9 @@ import torch
 from runtime.transport.tcp import TcpMesh
 from runtime.transport.wire import TOKEN_BYTES, Kind
 from testbed.predict import machine
-from testbed.predict.work import Costs
+from testbed.predict.work import EMULATED, KINDS, LOOPBACK, Costs
+from testbed.quantities import span
+from testbed.tables import duration
 
 _SMALL_BYTES, _LARGE_BYTES = 64, 48 * 1024  # both within what a socket takes at once
 _REPEATS, _WARM_UP = 150, 20
@@ -26,6 +29,31 @@ def measure() -> Costs:
     Raises PeerLost.
     """
     return machine.measure() or over_loopback()
+
+
+def hold(kept: Costs, given: Costs | None) -> bool:
+    """Whether predictions made with the costs `kept` are those that `given` ones would make, or, None, measured ones:
+    costs of loopback only where this machine can measure no others."""
+    if given is not None:
+        return kept.kind == given.kind
+    return kept.kind == EMULATED or (kept.kind == LOOPBACK and machine.measure() is None)
+
+
+def told(costs: Iterable[Costs]) -> list[str]:
+    """ "a message costs 93 us, as measured ...": what predictions rest on, for people; a line for each kind."""
+    found, lines = list(dict.fromkeys(costs)), list[str]()
+    for kind, how in KINDS.items():
+        own = [one for one in found if one.kind == kind]
+        if not own:
+            continue
+        words = f"a message costs {span([one.sending_s(0) + one.receiving_s(0) for one in own], duration)}, {how}"
+        if shared := [one for one in own if one.cores and one.packet_s]:
+            cores, rates = (span(values, lambda value: f"{value:.0f}") for values in (
+                [float(one.cores or 1) for one in shared], [1 / one.line_s(1, 1, 0) for one in shared]
+            ))  # fmt: skip
+            words += f"; all links share {cores} cores, which carry {rates} frames a second"
+        lines.append(words)
+    return lines
 
 
 def over_loopback() -> Costs:
@@ -46,7 +74,7 @@ def over_loopback() -> Costs:
             mesh.close()
     (send_s, whole_s), (_, large_s) = found
     per_byte_s = max(0.0, large_s - whole_s) / (_LARGE_BYTES - _SMALL_BYTES) / 2  # half of it on either side
-    return Costs(send_s, max(0.0, whole_s - send_s), per_byte_s)
+    return Costs(send_s, max(0.0, whole_s - send_s), per_byte_s, kind=LOOPBACK)
 
 
 def _times(pool: ThreadPoolExecutor, meshes: list[TcpMesh], size_bytes: int) -> tuple[float, float]:

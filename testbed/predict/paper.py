@@ -10,7 +10,7 @@ from __future__ import annotations
 import ast
 import operator
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,7 @@ LLAMA_VOLUME_BITS = {
 _LLAMA = {"L": 32.0, "T": 1024.0, "N": 4.0, "S": 1024 / 4 * 4096 * 8}
 _LLAMA_UNIT = 1e6
 PUBLISHED, FORMULA = "published", "paper's formula"
-_PUBLISHED_SIZE = 1024, 4  # tokens and devices of its speedups
+PUBLISHED_SIZE = 1024, 4  # tokens and devices of its speedups
 _SAME = 1e-3  # of a rate
 _OPERATORS: dict[type[ast.operator], Callable[[float, float], float]] = {
     ast.Mult: operator.mul, ast.Div: operator.truediv, ast.Add: operator.add, ast.Sub: operator.sub,
@@ -95,7 +95,7 @@ def speedups(data: Mapping[str, Any]) -> pd.DataFrame:
         for method, row in published.items()
         for mbps, value in zip(rates, row, strict=True)
     ]
-    return _with_error(rows)
+    return with_error(rows)
 
 
 def llama_compute_s(data: Mapping[str, Any], method: str) -> float:
@@ -121,7 +121,7 @@ def prefills(data: Mapping[str, Any]) -> pd.DataFrame:
         for method in methods
         for mbps, value in zip(prefill["bandwidth_mbps"], prefill[method], strict=True)
     ]
-    return _with_error(rows)
+    return with_error(rows)
 
 
 def finished(data: Mapping[str, Any], method: str, seed: int = 0) -> int:
@@ -159,7 +159,8 @@ def _course(rates_bit_s: list[float]) -> Course:
     return Course(Hop("h1", "h2", link), topology)
 
 
-def _with_error(rows: list[tuple[str, float, float, float]]) -> pd.DataFrame:
+def with_error(rows: Sequence[tuple[str, float, float, float]]) -> pd.DataFrame:
+    """Rows of method, mbps, published, predicted, with predicted / published - 1."""
     frame = pd.DataFrame(rows, columns=["method", "mbps", "published", "predicted"])
     return frame.assign(error=frame.predicted / frame.published - 1)
 
@@ -167,6 +168,8 @@ def _with_error(rows: list[tuple[str, float, float, float]]) -> pd.DataFrame:
 def name_of(spec: MethodSpec) -> str | None:
     """What the paper's figures call a method; None for one that it does not have."""
     options = dict(spec.options)
+    if options.get("codec", "fp32") != "fp32":
+        return None
     names = {
         "single": "single", "tensor": "tp", "sequence": "sp", "astra": f"astra_g{options.get('groups', 1)}",
         "block": f"bp_{options.get('exchange', 'ag')}_{options.get('joins', 1)}",
@@ -187,9 +190,9 @@ def told(
     single_s = encoder["compute_ms"].get(f"T={tokens},N={devices}", {}).get("single")
     near = next((i for i, rate in enumerate(rates) if abs(mbps / rate - 1) < _SAME), None)
     speedups = encoder["speedup_over_single"].get(name)
-    if size == _PUBLISHED_SIZE and name == "single":
+    if size == PUBLISHED_SIZE and name == "single":
         return single_s / 1e3, PUBLISHED
-    if size == _PUBLISHED_SIZE and speedups is not None and near is not None:
+    if size == PUBLISHED_SIZE and speedups is not None and near is not None:
         return single_s / 1e3 / speedups[near], PUBLISHED
     try:
         return encoder_s(data, name or "", mbps, *size), FORMULA

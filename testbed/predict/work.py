@@ -13,6 +13,12 @@ from runtime.steps import AllReduce, Compute, Receive, Send, Step
 from runtime.transport.wire import HEADER_BYTES
 
 ELEMENT_BYTES = 4  # partial sums are fp32: an all-reduce cuts between elements
+EMULATED, LOOPBACK, GIVEN = "emulated", "loopback", "given"
+KINDS = {  # of costs
+    EMULATED: "as measured between emulated hosts of this machine",
+    LOOPBACK: "as measured over loopback, where links cost nothing",
+    GIVEN: "as given, not measured",
+}
 _EACH_RANK = 32  # up to so many devices nothing is gained by building the steps of one for all that are alike
 
 
@@ -29,7 +35,8 @@ class Costs:
     each further one. None, zero: each has its own.
     late_s, stage_s, code_s: of devices there whose computing is replayed: how late one wakes, and what a stage of
     computing or coding takes for which the profile allows no time.
-    They are measured, on the machine whose runs are predicted; zero where nothing is known.
+    They are measured, on the machine whose runs are predicted; zero where nothing is known. kind: how they were found,
+    see KINDS.
     """
 
     send_s: float = 0.0
@@ -42,11 +49,11 @@ class Costs:
     stage_s: float = 0.0
     code_s: float = 0.0
     cores: int | None = None
+    kind: str = GIVEN
 
     def alone(self) -> Costs:
         """The same where every device is a machine of its own."""
-        none = dict.fromkeys(("packet_s", "frame_s", "hop_s", "late_s", "stage_s", "code_s"), 0.0)
-        return replace(self, **none, cores=None)
+        return replace(self, packet_s=0.0, frame_s=0.0, hop_s=0.0, late_s=0.0, stage_s=0.0, code_s=0.0, cores=None)
 
     def line_s(self, frames: float, packets: float, index: int) -> float:
         """Seconds that all cores are busy with packets of so many frames, on the line of that place on their way."""

@@ -68,7 +68,7 @@ class Block:
 
 def ordered(sweep: Sweep, code: str) -> list[Block]:
     """All blocks of a sweep: every point once in random order, then every point again, as often as repetitions."""
-    digests = [(keys.digest(point.topology), point) for point in sweep.points]
+    digests = list(zip(keys.digests(point.topology for point in sweep.points), sweep.points, strict=True))
     found = []
     for repetition in range(1, sweep.repetitions + 1):
         turn = f"{sweep.seed} {repetition}"

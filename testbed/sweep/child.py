@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from testbed import processes, store
+from testbed import disk, processes, store
 from testbed.clean import undisturbed
 from testbed.sweep import folder as folders
 from testbed.sweep.blocks import Block
@@ -136,7 +136,7 @@ def _process(place: Path, file: Path, partial: Path, log: Path) -> int:
     process: subprocess.Popen[bytes] | None = None
     try:
         with undisturbed(), log.open("wb") as said:
-            folders.give(log)
+            disk.give(log)
             process = subprocess.Popen(command, stdout=said, stderr=said, **options)
         return process.wait()
     except OSError as error:
@@ -161,7 +161,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 def _settle(partial: Path, target: Path) -> None:
     try:
         partial.replace(target)
-        store.sync_folder(target.parent)
+        disk.sync_folder(target.parent)
     except OSError as error:
         raise folders.cannot_write(target, error) from None
 

@@ -3,6 +3,7 @@ good one to go on from."""
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -46,9 +47,9 @@ def execute(path: Path, out: Path | None = None, retry: bool = False, estimate: 
         except KeyboardInterrupt:
             whole = False
             console.print("interrupted: finished cells are kept, the same command goes on", style="yellow")
-        rows = [opened.rows[key] for key in asked if key in opened.rows]
-        print_cells(sweep, rows, opened.path, console)
-    return status(rows) if whole else INTERRUPTED
+        rows = {key: opened.rows[key] for key in asked if key in opened.rows}
+        print_cells(sweep, all_blocks, rows, opened.path, console)
+    return status(list(rows.values())) if whole else INTERRUPTED
 
 
 def _carried(sweep: Sweep) -> Sweep:
@@ -58,8 +59,8 @@ def _carried(sweep: Sweep) -> Sweep:
     for point in sweep.points:
         for text in refusals.refusal(point.topology):
             found.setdefault(text, []).append(point)
-    unfit = [point for own in found.values() for point in own]
-    carried = tuple(point for point in sweep.points if point not in unfit)
+    unfit = {id(point) for own in found.values() for point in own}
+    carried = tuple(point for point in sweep.points if id(point) not in unfit)
     if unfit and (sweep.unfit == "refuse" or not carried):
         lines = [f"{sweep.path}: {text}{at(own, len(sweep.points))}" for text, own in found.items()]
         raise TopologyError([*lines, "leave such points out with sweep.except, or with sweep.unfit: leave_out"])
@@ -91,6 +92,7 @@ def _run_missing(
     """Raises KeyboardInterrupt with all that was measured on disk, StoreError when nothing more can be written."""
     orphans = child.end_orphans(opened)
     thrown = child.discard_partials(opened)
+    _say_where(opened, all_blocks)
     found = [blocks.missing(block, opened.finished(retry)) for block in all_blocks]
     missing = [block for block in found if block is not None]
     for line in [*sweep.left_out, *_beginning(opened, all_blocks, missing), *_recovered(orphans, thrown)]:
@@ -103,6 +105,19 @@ def _run_missing(
             rows = child.rows(opened, block, outcome)
             opened.add(rows)
             progress.finished(rows, outcome.seconds)
+
+
+def _say_where(opened: SweepFolder, all_blocks: Sequence[Block]) -> None:
+    """A cell keeps its key where a list takes the place of a value, or the value is written in another way; its row is
+    to say where it lies in the grid as it is now."""
+    moved = [
+        {**row, "point": dict(block.point.chosen)}
+        for block in all_blocks
+        for cell in block.cells
+        if (row := opened.rows.get(cell.key)) and json.dumps(row["point"]) != json.dumps(dict(block.point.chosen))
+    ]
+    if moved:
+        opened.add(moved)
 
 
 def _refuse_other_code(opened: SweepFolder, outcome: Outcome) -> None:

@@ -18,7 +18,8 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from testbed import store
+from testbed import disk, store
+from testbed.rows import is_number, is_text, or_none
 from testbed.store import StoreError
 
 SCHEMA_VERSION = 1
@@ -29,6 +30,10 @@ NEEDED: dict[str, type] = {
     **dict.fromkeys(("key", "block", "label", "method", "status", "code"), str),
     **dict.fromkeys(("options", "point"), dict),
     **dict.fromkeys(("repetition", "seed"), int),
+}
+RESULT = {  # what a row may have, too
+    **dict.fromkeys(("latency_s", "speedup", "block_s"), or_none(is_number)),
+    **dict.fromkeys(("error", "network"), or_none(is_text)),
 }
 _RUN = re.compile(BLOCKS + r"/[A-Za-z0-9][A-Za-z0-9._=-]*")
 Row = dict[str, Any]
@@ -46,17 +51,10 @@ class SweepFolder:
     def add(self, rows: Sequence[Row]) -> None:
         """Add rows of cells.jsonl; all are on disk when this returns, or none. Raises StoreError."""
         path = self.path / CELLS
-        text = "".join(json.dumps(store.finite(row), allow_nan=False) + "\n" for row in rows).encode()
+        lines = "".join(json.dumps(store.finite(row), allow_nan=False) + "\n" for row in rows)
         try:
             with path.open("ab", buffering=0) as file:
-                before = os.fstat(file.fileno()).st_size
-                try:
-                    if file.write(text) != len(text):
-                        raise OSError(0, "only a part of a row fits on the disk")
-                    os.fsync(file.fileno())
-                except OSError:
-                    file.truncate(before)
-                    raise
+                disk.append(file, lines.encode())
         except OSError as error:
             raise cannot_write(path, error) from None
         self.rows |= {row["key"]: row for row in rows}
@@ -87,12 +85,24 @@ def is_sweep(path: Path) -> bool:
     return (path / ABOUT).is_file()
 
 
-def runs(path: Path) -> list[Path]:
-    """Run folders of the finished blocks that the file asks for, in the order in which they ran. Raises StoreError."""
-    asked = set(_about(path)["keys"])
+def asked(path: Path) -> list[str]:
+    """Keys of the cells that the file of a sweep folder asks for. Raises StoreError."""
+    return list(_about(path)["keys"])
+
+
+def cells(path: Path) -> list[Row]:
+    """The last row of each of these, in the order in which they ran; those that have not run have none.
+
+    One whose `run` is null failed without a run. Raises StoreError.
+    """
+    wanted = set(asked(path))
     last = {row["key"]: row for row in _rows(path / CELLS)[0]}
-    named = [row["run"] for key, row in last.items() if key in asked and row["run"]]
-    return [path / name for name in dict.fromkeys(named)]
+    return [row for key, row in last.items() if key in wanted]
+
+
+def runs(path: Path) -> list[Path]:
+    """Their run folders, in the order in which they ran. Raises StoreError."""
+    return [path / name for name in dict.fromkeys(row["run"] for row in cells(path) if row["run"])]
 
 
 @contextmanager
@@ -105,8 +115,9 @@ def opened(path: Path, name: str, text: str, code: str, keys: Sequence[str]) -> 
         try:
             fresh = not path.exists() or (path.is_dir() and not any(path.iterdir()))
             _refuse_foreign(path, fresh, name)
-            _make(path / BLOCKS)
+            disk.make_folders(path / BLOCKS)
             stack.enter_context(_alone(path))
+            disk.touch(path / CELLS)  # before sweep.json makes it the folder of a sweep: none is without
             rows, dropped, end = _rows(path / CELLS)
             if dropped:
                 os.truncate(path / CELLS, end)
@@ -115,7 +126,6 @@ def opened(path: Path, name: str, text: str, code: str, keys: Sequence[str]) -> 
         about = {"schema_version": SCHEMA_VERSION, "name": name, "code": code, "keys": list(keys)}
         _write(path / FILE, text)
         _write(path / ABOUT, json.dumps(about, indent=1) + "\n")
-        _touch(path / CELLS)
         yield SweepFolder(path.resolve(), about, rows, dropped)
 
 
@@ -135,20 +145,16 @@ def cannot_write(path: Path, error: OSError) -> StoreError:
     return StoreError(f"{path}: cannot be written: {error.strerror}; finished cells are kept, run it again to go on")
 
 
-def give(path: Path) -> None:
-    """Hand a file to who typed `sudo`."""
-    owner = store.invoking_user(os.environ)
-    if owner is not None:
-        os.chown(path, *owner, follow_symlinks=False)
-
-
 def _refuse_foreign(path: Path, fresh: bool, name: str) -> None:
     """Nothing of others is touched: not a folder of something else, nor that of another sweep."""
     if fresh:
         return
-    # What a sweep has made that was killed at once.
+    # What a sweep has made that was killed at once: no cell yet.
     first = {LOCK, BLOCKS, FILE, f".{FILE}.new", f".{ABOUT}.new"}
-    begun = path.is_dir() and {entry.name for entry in path.iterdir()} <= first
+    begun = (
+        path.is_dir()
+        and {entry.name for entry in path.iterdir() if entry.name != CELLS or entry.stat().st_size} <= first
+    )
     if not begun and not is_sweep(path):
         raise StoreError(f"{path}: exists and is not the folder of a sweep; name another one with --out")
     if is_sweep(path) and _about(path)["name"] != name:
@@ -159,7 +165,7 @@ def _refuse_foreign(path: Path, fresh: bool, name: str) -> None:
 def _alone(path: Path) -> Iterator[None]:
     """The lock of the folder; the kernel lets go of it when this process ends in any way. Raises StoreError."""
     with (path / LOCK).open("a+") as file:
-        give(path / LOCK)
+        disk.give(path / LOCK)
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -175,15 +181,19 @@ def _about(path: Path) -> dict[str, Any]:
     """Content of sweep.json. Raises StoreError."""
     file = path / ABOUT
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))
+        found: Any = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise StoreError(f"{file}: cannot be read as JSON: {error}") from None
-    if not isinstance(found, dict) or not isinstance(found.get("keys"), list) or "name" not in found:
+    if not isinstance(found, dict) or "name" not in found or not _texts(found.get("keys")):
         raise StoreError(f"{file}: not what a sweep writes (it needs name and keys)")
     if not isinstance(found.get("schema_version"), int) or found["schema_version"] > SCHEMA_VERSION:
         version = found.get("schema_version")
         raise StoreError(f"{file}: schema_version = {version}: this program reads up to {SCHEMA_VERSION}")
     return found
+
+
+def _texts(value: Any) -> bool:
+    return isinstance(value, list) and all(map(is_text, value))
 
 
 def _rows(path: Path) -> tuple[list[Row], list[str], int]:
@@ -209,6 +219,7 @@ def _row(path: Path, number: int, line: bytes) -> Row:
     if not isinstance(row, dict):
         raise StoreError(f"{path}:{number}: not a cell (no object)")
     wrong = [key for key, kind in NEEDED.items() if not isinstance(row.get(key), kind)]
+    wrong += [key for key, check in RESULT.items() if not check(row.get(key))]
     wrong += ["status"] if row.get("status") not in STATUSES else []
     run = row.get("run", "")
     wrong += ["run"] if run is not None and not (isinstance(run, str) and _RUN.fullmatch(run)) else []
@@ -217,28 +228,9 @@ def _row(path: Path, number: int, line: bytes) -> Row:
     return row
 
 
-def _make(path: Path) -> None:
-    for folder in (*reversed(path.absolute().parents), path):
-        if not folder.exists():
-            folder.mkdir()
-            give(folder)
-
-
-def _touch(path: Path) -> None:
-    path.touch()
-    give(path)
-
-
 def _write(path: Path, text: str) -> Path:
-    draft = path.with_name(f".{path.name}.new")
     try:
-        with draft.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        give(draft)
-        draft.replace(path)
-        store.sync_folder(path.parent)
+        disk.replace(path, text)
     except OSError as error:
         raise cannot_write(path, error) from None
     return path

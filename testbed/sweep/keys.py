@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -15,19 +16,18 @@ PACKAGES = ("agents", "runtime", "testbed")
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def digest(topology: Topology) -> str:
-    """Hash of a network and of what runs on it (model, weights, seed, tokens, ...), without its name and its methods.
+def digests(topologies: Iterable[Topology]) -> list[str]:
+    """Hash of each network and of what runs on it (model, weights, seed, tokens, ...), without its name and methods.
 
-    Of files that the run names (inputs, profiles) the content counts, not only the path.
+    Of files and folders that the run names (a model, inputs, a profile) the content counts, not only the path; each is
+    read once for all of them.
     """
-    facts = asdict(topology)
-    del facts["name"], facts["run"]["methods"]
-    facts["files"] = {key: _content(value) for key, value in facts["run"].items() if isinstance(value, str)}
-    return _hash(facts)
+    content = functools.cache(_content)
+    return [_digest(topology, content) for topology in topologies]
 
 
 def cell(point: str, spec: MethodSpec, repetition: int, code: str) -> str:
-    """Key of a cell. point: its `digest`; code: of `code_version`."""
+    """Key of a cell. point: one of `digests`; code: of `code_version`."""
     method = [spec.method, dict(spec.options)]
     return _hash({"point": point, "method": method, "repetition": repetition, "code": code})
 
@@ -42,13 +42,30 @@ def code_version() -> str:
     return whole.hexdigest()[:16]
 
 
+def _digest(topology: Topology, content: Callable[[str], str | None]) -> str:
+    facts = asdict(topology)
+    del facts["name"], facts["run"]["methods"]
+    facts["files"] = {key: content(value) for key, value in facts["run"].items() if isinstance(value, str)}
+    return _hash(facts)
+
+
 def _content(text: str) -> str | None:
-    """Hash of the file that an absolute path names; None for what is no such path."""
+    """Hash of the file that an absolute path names, of a folder that of all files in it; None for no such path."""
     path = Path(text)
     try:
-        return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_absolute() and path.is_file() else None
+        if not path.is_absolute() or not path.exists():
+            return None
+        if path.is_dir():
+            files = sorted(file for file in path.rglob("*") if file.is_file())
+            return _hash({str(file.relative_to(path)): [file.stat().st_size, _sha256(file)] for file in files})
+        return _sha256(path)
     except OSError:
         return None
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _hash(facts: Mapping[str, Any]) -> str:

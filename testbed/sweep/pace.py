@@ -57,9 +57,10 @@ class Progress:
 
     def __init__(self, console: Console, blocks: Sequence[Block], done: int, pace: Pace) -> None:
         self._console, self._left, self._pace = console, list(blocks), pace
+        self._expected = self._paced()
         self._done, self._total = done, done + len(blocks)
         self._began = time.monotonic()
-        self._live = Live(console=console, transient=True, get_renderable=self._line, refresh_per_second=2)
+        self._live = Live(console=console, transient=True, get_renderable=self.line, refresh_per_second=2)
 
     def __enter__(self) -> Self:
         if self._console.is_terminal:
@@ -82,6 +83,7 @@ class Progress:
         self._done += 1
         if seconds is not None:
             self._pace.add(block.topology, seconds)
+        self._expected = self._paced()
         good = sum(not is_bad(row) for row in rows)
         counts = [f"{good} ok"] * (good > 0) + [f"{len(rows) - good} failed"] * (good < len(rows))
         taken = "found finished" if seconds is None else _seconds(seconds)
@@ -90,16 +92,22 @@ class Progress:
         for text in _reasons(rows):
             self._console.print(Text(f"      {text}", "red"), soft_wrap=True)
 
+    def _paced(self) -> list[float]:
+        """Seconds of each block that is left, none where one is not known. To be asked between blocks only: it looks at
+        every topology, and must not keep the cores from what is timed."""
+        found = [self._pace.of(block.topology) for block in self._left]
+        known = [seconds for seconds in found if seconds is not None]
+        return known if len(known) == len(found) else []
+
     def _left_words(self, running_s: float) -> str:
         """ "; 12 min left", nothing where that is not known."""
-        expected = [self._pace.of(block.topology) for block in self._left]
-        known = [seconds for seconds in expected if seconds is not None]
-        if not known or len(known) < len(expected):
+        known = self._expected
+        if not known:
             return ""
         left_s = max(0.0, known[0] - running_s) + sum(known[1:])
         return f"; {_seconds(left_s)} left"
 
-    def _line(self) -> Text:
+    def line(self) -> Text:
         """What stands in the live line at this moment."""
         if not self._left:
             return Text("")

@@ -260,8 +260,8 @@ def _where(points: Sequence[Mapping[str, Any]], total: int) -> str:
 def _refuse_twins(document: Document, points: Sequence[Point]) -> None:
     """Two ways to write one value would be one cell that is measured twice."""
     seen: dict[str, Point] = {}
-    for point in points:
-        twin = seen.setdefault(keys.digest(point.topology), point)
+    for point, digest in zip(points, keys.digests(point.topology for point in points), strict=True):
+        twin = seen.setdefault(digest, point)
         if twin is not point:
             document.problem((), f"the point {point.words} is the same as {twin.words}: give each once")
             return

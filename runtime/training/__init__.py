@@ -1,0 +1,4 @@
+"""Codes that are learned: codebooks and weights trained so that coding does little harm.
+
+Nothing here is imported by a device that runs requests.
+"""

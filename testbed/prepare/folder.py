@@ -1,0 +1,122 @@
+"""A finished folder of `testbed prepare`: what a run takes from it, and what it refuses."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from runtime import families, methods
+from runtime.errors import BadModel
+from runtime.families.source import MODEL
+from runtime.methods.astra import AstraOptions, streams
+from runtime.model import fingerprint, load_shape
+from runtime.shape import Shape
+from testbed.topology import MethodSpec
+
+CODEBOOKS = "codebooks.safetensors"
+CODED = "astra"  # the method whose codebooks these are
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """config: what config.json says; shape: of the model in it."""
+
+    path: Path
+    config: Mapping[str, Any]
+    shape: Shape
+
+    @property
+    def model(self) -> Path:
+        """The fine-tuned model, converted."""
+        return self.path / MODEL
+
+    def verify(self) -> None:
+        """Raises BadModel if weights or codebooks are not those that were measured."""
+        for name, found in (("weights", (self.model,)), ("codebooks", (self.path, CODEBOOKS))):
+            try:
+                same = fingerprint(*found) == self.config["sha256"][name]
+            except OSError as error:
+                raise BadModel(f"{error.filename}: cannot be read ({error.strerror}): prepare it again") from None
+            if not same:
+                raise BadModel(f"{self.path}: its {name} are not those of its config.json: prepare it again")
+
+    def refusal(self, spec: MethodSpec) -> str | None:
+        """Why a method cannot run with these codebooks, or None."""
+        if spec.method != CODED or self._fits(spec):
+            return None
+        said = ", ".join(f"{key}: {value}" for key, value in self.config["astra"].items())
+        return f"the codebooks of {self.path.name} are {{{said}}}: give these, or prepare the model for others"
+
+    def extra(self, spec: MethodSpec) -> Path | None:
+        """What a method needs beside the model and finds here."""
+        return self.path / CODEBOOKS if spec.method == CODED else None
+
+    def task(self, spec: MethodSpec, tokens: int, devices: int) -> dict[str, Any] | None:
+        """{"metric", "single", "this", "n"} of a method on so many devices, tokens cut evenly: as it was measured when
+        the model was prepared. None where it was not."""
+        found, this = self.config["task"], None
+        if tokens == self.config["tokens"]:
+            if methods.equals_single(spec.method, spec.options):
+                this = found["single"]
+            elif spec.method == CODED and self._measured(spec):
+                this = found["by_devices"].get(str(devices))
+        return None if this is None else {key: found[key] for key in ("metric", "single", "n")} | {"this": this}
+
+    def inputs(self, tokens: int, seed: int, count: int) -> list[Tensor]:
+        """`count` raw inputs that the model was not trained on; `seed` decides their order; over and over if few.
+
+        Raises BadInputs.
+        """
+        return self._rows(tokens, f"held out {seed}", count, "test")
+
+    def samples(self, tokens: int, seed: int, count: int) -> list[Tensor]:
+        """The same of those that it was trained on."""
+        return self._rows(tokens, f"samples {seed}", count, "train")
+
+    def says(self) -> str:
+        """One line for people: which inputs `inputs` makes."""
+        return f"held-out inputs of {self.config['inputs']['name']}"
+
+    def _rows(self, tokens: int, key: str, count: int, part: str) -> list[Tensor]:
+        if not count:
+            return []
+        from testbed import data  # of runs, only those of prepared models read it
+
+        found = data.load(self.config["data"], self.shape, tokens, self.model, self.config["seed"])
+        rows = found.test if part == "test" else found.train
+        order = random.Random(key).sample(range(len(rows)), len(rows))
+        return [rows[order[i % len(order)]][:tokens].contiguous() for i in range(count)]
+
+    def _fits(self, spec: MethodSpec) -> bool:
+        """Whether a method wants the codebooks that are here."""
+        asked, here = (AstraOptions(**options) for options in (spec.options, self.config["astra"]))
+        sizes = [(one.groups, one.codewords, streams(self.shape, one)) for one in (asked, here)]
+        return sizes[0] == sizes[1]
+
+    def _measured(self, spec: MethodSpec) -> bool:
+        """Whether it computes what was measured: another option, whatever it does, was not."""
+        plainly = {key: value for key, value in spec.options.items() if key in self.config["astra"]}
+        one_token = self.config["training"]["class_tokens"] == "one" and self.shape.class_token
+        return self._fits(spec) and AstraOptions(**spec.options) == AstraOptions(**plainly) and not one_token
+
+
+def read(path: Path) -> Prepared:
+    """A finished folder. Raises BadModel."""
+    found = of(str(path), "pretrained")
+    if found is None:
+        raise BadModel(f"{path}: not a folder of testbed prepare")
+    return found
+
+
+def of(model: str, weights: str) -> Prepared | None:
+    """The prepared folder that a run's model names; None for any other model. Raises BadModel."""
+    source = families.resolve(model, weights)
+    if not source.prepared:
+        return None
+    assert source.folder is not None and source.converted is not None
+    return Prepared(source.folder, source.config, load_shape(source.converted))
