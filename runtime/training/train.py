@@ -67,8 +67,11 @@ class Settings:
 
 @dataclass(frozen=True)
 class Hooks:
-    """step(done, of, losses): after each step. place: of torch, "cpu" or "cuda". checkpoint: a file that training goes on from where it exists, written
-    every `every` steps; it is of no use to training with other settings, which begins anew."""
+    """step(done, of, losses): after each step. place: of torch, "cpu" or "cuda".
+
+    checkpoint: a file that training goes on from where it exists, written every `every` steps; it is of no use to
+    training with other settings, which begins anew.
+    """
 
     step: Callable[[int, int, Mapping[str, float]], None] = lambda done, of, losses: None
     checkpoint: Path | None = None
