@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from testbed import door, envelope, traces
+from testbed import envelope, sections, traces
 from testbed.topology import Event, Lane, Link, Loss, Step, Switch, TopologyError, Trace, dump, load
 from tests.files import loaded, problems
 
@@ -196,9 +196,9 @@ def test_what_is_wrong_with_a_link_is_said_at_once_and_the_limits_are_those_of_t
         f"t.yaml:6 links.h1 - s1.{key}" for key in ("rate", "delay", "queue")
     ]
     for rate_bit_s in (64e3, 1e9):
-        link = Link.both("h1", "h2", Lane(rate_bit_s, 1.0, queue_bytes=door.MIN_QUEUE_BYTES))
+        link = Link.both("h1", "h2", Lane(rate_bit_s, 1.0, queue_bytes=sections.MIN_QUEUE_BYTES))
         assert envelope.link_refusal(0, link, {}) == []
-    short = Link.both("h1", "h2", Lane(1e6, queue_bytes=door.MIN_QUEUE_BYTES - 1))
+    short = Link.both("h1", "h2", Lane(1e6, queue_bytes=sections.MIN_QUEUE_BYTES - 1))
     assert [row.key for row in envelope.link_refusal(0, short, {})] == ["queue"]
 
 

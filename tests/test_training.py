@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,13 @@ from tests.devices import codebooks, planned, random_input, request, shaken
 
 TOKENS, SHORT = 16, Settings(steps=6, batch=4, warmup=2, devices=3)
 FAMILIES = ("vit-tiny", "gpt2-tiny", "llama-tiny", "bert-tiny")
+
+
+@pytest.fixture(autouse=True)
+def gradients() -> Iterator[None]:
+    """Whatever tests before these have switched off."""
+    with torch.enable_grad():
+        yield
 
 
 def learned(learning: Learning, codebook: Tensor | None = None) -> LearnedVQ:
