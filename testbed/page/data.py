@@ -150,9 +150,11 @@ def _folders(paths: Sequence[Path]) -> tuple[list[tuple[str, RunData]], list[str
     """(where it came from, run): those of sweeps by the same code share their origin; and cells that failed."""
     found: list[tuple[str, RunData]] = []
     failures: list[str] = []
-    for path in paths:
+    for path in {path.resolve(): path for path in paths}.values():  # what is named twice counts once
         if folder.is_sweep(path):
             sweep = counted(path)
+            if not sweep.runs:
+                failures.append(f"{path}: no finished block yet")
             found += [(f"sweeps of code {sweep.code}", run) for run in sweep.runs]
             failures += sweep.failed
         else:
