@@ -375,7 +375,7 @@ def test_nothing_is_lost_where_nothing_is_left_out(folders: dict[str, Path], fam
 # What they send
 
 
-@pytest.mark.parametrize("devices", [1, 2, 3, 4])
+@pytest.mark.parametrize("devices", [1, 3])
 @pytest.mark.parametrize("case", EVERY, ids=name)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_payload_equals_the_formula(folders: dict[str, Path], family: str, case: Case, devices: int) -> None:
@@ -445,7 +445,7 @@ def test_bytes_of_a_token_are_those_of_the_table() -> None:
 # Read off, and replayed
 
 
-@pytest.mark.parametrize("devices", [1, 2, 3, 4])
+@pytest.mark.parametrize("devices", [1, 3])
 @pytest.mark.parametrize("shape", [VIT, LLAMA], ids=["vit", "llama"])
 @pytest.mark.parametrize("case", EVERY, ids=name)
 def test_steps_send_what_the_formula_says_and_all_is_received(case: Case, shape: Shape, devices: int) -> None:

@@ -250,7 +250,7 @@ def test_a_model_learns_what_it_is_shown(root: Path, tmp_path: Path) -> None:
 def test_every_part_can_be_switched(root: Path, tmp_path: Path, switch: dict[str, Any]) -> None:
     folder, options = root / "vit-tiny", {"groups": 2, "codewords": 16}
     books = load_file(codebooks(folder, options, TOKENS, tmp_path / "books"))
-    settings = replace(SHORT, steps=3)
+    settings = replace(SHORT, steps=2)
     for name, chosen in (("plain", settings), ("other", replace(settings, **switch))):
         finetune(folder, books, data(folder), AstraOptions(**options), chosen, tmp_path / name)
     plain, other = (load_file(tmp_path / name / WEIGHTS) for name in ("plain", "other"))
