@@ -368,7 +368,7 @@ def test_runs_killed_at_any_moment_are_undone(
 ) -> None:
     """Two runs at once; random moments, two in each of equal parts of a run's time: every stage has its turn."""
     chance = random.Random(f"{SEED} {first}")
-    times_s = [usual[-1] * (first + 2 * chance.random()) / KILLS for _ in range(2)]
+    times_s = [usual[-1] * (first + 2 * chance.random()) / KILLS for _ in range(min(2, KILLS - first))]
     before = machine(bystanders.started)
     for attempt in range(ATTEMPTS):
         moments = [Moment(n := bisect(usual, t) - 1, t - usual[n]) for t in times_s]
