@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from agents.cluster import Cluster
+from agents.place import misfit
 from agents.place import place as place_on
 from runtime import families, methods
 from runtime.errors import BadModel
@@ -173,8 +174,8 @@ def _examine_methods(draft: Draft, shape: Shape) -> None:
     if draft.devices is None:
         return
     for index, spec in draft.methods.items():
-        method = methods.load(spec.method)
-        why = method.refuse(shape, method.Options(**spec.options), draft.devices)
+        devices = 1 if methods.load(spec.method).cuts == "nothing" else draft.devices
+        why = misfit(spec.method, spec.options, shape, _said(draft, "tokens"), devices)
         if why is not None:
             draft.document.problem(("run", "methods", index), why, spec.label)
 

@@ -130,6 +130,8 @@ def test_what_was_not_measured_has_no_accuracy(folder: Path) -> None:
         None,
     ]
     assert found.task(ASTRA, 25, 2) is None and found.task(MethodSpec("single"), 25, 1) is None
+    uneven = replace(ASTRA, options={**ASTRA.options, "split": "3/1"})
+    assert found.task(uneven, 16, 2) is None and found.refusal(uneven) is None
     one_token = replace(found, config=found.config | {"training": {"class_tokens": "one"}})
     assert one_token.task(ASTRA, 16, 2) is None and one_token.task(MethodSpec("single"), 16, 2) is not None
 

@@ -28,6 +28,7 @@ from runtime.layer import Context, Layer, Part
 from runtime.methods import carry
 from runtime.methods.method import Method
 from runtime.methods.sequence import neighbours
+from runtime.methods.split import SplitOptions
 from runtime.model import Weights, load
 from runtime.plan import Plan
 from runtime.shape import Shape
@@ -35,7 +36,7 @@ from runtime.stages import Timed
 
 
 @dataclass(frozen=True)
-class AstraOptions:
+class AstraOptions(SplitOptions):
     """groups G, codewords K of each; code: "input", "kv", or "auto" (kv for grouped-query models, else input).
 
     transport: "tcp" or "udp"; deadline: over UDP, how long the codes of a layer are waited for, such as "20 ms".
@@ -48,6 +49,7 @@ class AstraOptions:
     deadline: str | None = None
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not isinstance(self.groups, int) or isinstance(self.groups, bool) or self.groups < 1:
             raise ValueError(f"groups is a whole number of at least 1, not {self.groups!r}")
         if not isinstance(self.codewords, int) or isinstance(self.codewords, bool):

@@ -29,19 +29,21 @@ from runtime.layer import Attended, Context, Layer, Part
 from runtime.methods.coding import CODECS, Audience, Codec, CodecOptions, audience, whole
 from runtime.methods.method import Method
 from runtime.methods.sequence import neighbours
+from runtime.methods.split import SplitOptions
 from runtime.model import Model, Weights
 from runtime.plan import Plan, Span, even_spans
 from runtime.shape import Shape
 
 
 @dataclass(frozen=True)
-class PrismOptions(CodecOptions):
+class PrismOptions(CodecOptions, SplitOptions):
     """segments: how many means a device sends per layer; codec: how they travel."""
 
     segments: int = 8
 
     def __post_init__(self) -> None:
-        super().__post_init__()
+        CodecOptions.__post_init__(self)
+        SplitOptions.__post_init__(self)
         whole("segments", self.segments)
 
     @property

@@ -17,19 +17,21 @@ from runtime.collectives import Exchange, Pending
 from runtime.layer import Context, Layer, Part
 from runtime.methods.coding import CODECS, CodecOptions, coder
 from runtime.methods.method import Method, first_position, rows
+from runtime.methods.split import SplitOptions
 from runtime.plan import Plan
 from runtime.shape import Shape
 
 
 @dataclass(frozen=True)
-class SequenceOptions(CodecOptions):
+class SequenceOptions(CodecOptions, SplitOptions):
     """gather: "input" sends what K and V are computed from, "kv" K and V themselves (smaller for grouped queries);
     codec: how they travel."""
 
     gather: str = "input"
 
     def __post_init__(self) -> None:
-        super().__post_init__()
+        CodecOptions.__post_init__(self)
+        SplitOptions.__post_init__(self)
         if self.gather not in ("input", "kv"):
             raise ValueError(f'gather is "input" or "kv", not {self.gather!r}')
 

@@ -18,17 +18,19 @@ from runtime.layer import Context, Layer, Part
 from runtime.methods.coding import Audience, audience, whole
 from runtime.methods.method import Method
 from runtime.methods.sequence import neighbours
+from runtime.methods.split import SplitOptions
 from runtime.plan import Plan
 from runtime.shape import Shape
 
 
 @dataclass(frozen=True)
-class TopKOptions:
+class TopKOptions(SplitOptions):
     """keep: how many features of each token are sent."""
 
     keep: int = 32
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         whole("keep", self.keep)
 
 
