@@ -44,6 +44,9 @@ class Context:
     asks for the parts of other devices once it needs them.
     """
 
+    def tell_residual(self, layer: Layer, x: Tensor) -> None:
+        """The layer's own input x [S, D] is known, before its norm."""
+
     def tell_input(self, layer: Layer, h: Tensor) -> None:
         """The attention input h [S, D] is known."""
 
@@ -193,6 +196,7 @@ class Layer:
     def __call__(self, x: Tensor, start: int = 0, context: Context = alone, reduce: Reduce = as_is) -> Tensor:
         """One layer on x [S, D], whose first row has position `start`. Called with x alone it is the whole model's."""
         stage, index = self.stages, self.index
+        context.tell_residual(self, x)
         with stage("input", index):
             h = self.attention_input(x)
         context.tell_input(self, h)

@@ -18,7 +18,7 @@ from runtime.model import Model
 from runtime.plan import Span
 
 Quantize = Callable[[Layer, str, Tensor], Tensor]
-"""(layer, stream: "input", "k" or "v", x [B, T, width] of content tokens) -> x as other devices see it."""
+"""(layer, stream: "residual", "input", "k" or "v", x [B, T, width] of content tokens) -> x as other devices see it."""
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,9 @@ def _layer(layer: Layer, x: Tensor, mask: Tensor, streams: Collection[str], quan
     q, k, v = layer.project(h)
     keys, values = _heads(layer, k, True), _heads(layer, v)
     if coded := mask.shape[-1] - rows:
-        if "input" in streams:
+        if "residual" in streams:
+            k, v = layer.keys_values(layer.attention_input(quantize(layer, "residual", x[:, -coded:])))
+        elif "input" in streams:
             k, v = layer.keys_values(quantize(layer, "input", h[:, -coded:]))
         else:
             k, v = (quantize(layer, name, one[:, -coded:]) for name, one in (("k", k), ("v", v)))

@@ -99,13 +99,14 @@ def test_equals_mixed_precision_attention(
     torch.testing.assert_close(result, reference(model, plan, load_file(extra), raw), atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.parametrize("code", ["auto", "residual"])
 @pytest.mark.parametrize("family", ["vit-tiny", "gpt2-tiny", "llama-tiny", "bert-tiny"])
-def test_differs_from_single_by_the_codes_alone(root: Path, tmp_path: Path, family: str) -> None:
+def test_differs_from_single_by_the_codes_alone(root: Path, tmp_path: Path, family: str, code: str) -> None:
     """With a codebook that holds every vector that occurs, astra is exact; with a poor one it is not."""
     folder = root / family
     model = load(folder)
     kind = methods.load("astra")
-    options = {"groups": 1, "codewords": 64}
+    options = {"groups": 1, "codewords": 64, "code": code}
     raw = random_input(model.shape, TOKENS)
     kind.prepare(folder, kind.Options(**options), [raw, random_input(model.shape, TOKENS, 2)], tmp_path / "near")
     books = load_file(tmp_path / "near")

@@ -200,7 +200,7 @@ def test_refusals_name_the_reason(folders: dict[str, Path]) -> None:
         ("sequence", {"gather": "q"}, '"input" or "kv"'),
         ("astra", {"codewords": 1000}, "power of two"),
         ("astra", {"groups": 0}, "at least 1"),
-        ("astra", {"code": "x"}, '"auto", "input" or "kv"'),
+        ("astra", {"code": "x"}, '"auto", "input", "residual" or "kv"'),
     ],
 )
 def test_bad_options_say_what_is_allowed(method: str, options: dict[str, Any], words: str) -> None:

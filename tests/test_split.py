@@ -34,6 +34,8 @@ CODES: list[dict[str, Any]] = [
     {"groups": 1, "codewords": 32, "code": "input"},
     {"groups": 4, "codewords": 16, "code": "input"},
     {"groups": 2, "codewords": 32, "code": "kv"},
+    {"groups": 1, "codewords": 32, "code": "residual"},
+    {"groups": 4, "codewords": 16, "code": "residual"},
 ]
 
 

@@ -33,6 +33,7 @@ EVERY: list[tuple[str, dict[str, Any]]] = [
     ("pipeline", {}),
     ("astra", {"groups": 1}),
     ("astra", {"groups": 32}),
+    ("astra", {"groups": 1, "code": "residual"}),
 ]
 
 

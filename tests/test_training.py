@@ -180,11 +180,11 @@ def test_what_is_not_heard_is_not_attended_to(root: Path) -> None:
 # Whole trainings
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(("family", "code"), [*((family, "auto") for family in FAMILIES), ("vit-tiny", "residual")])
 def test_training_writes_a_folder_that_runs_and_is_as_good_as_it_was_measured(
-    root: Path, tmp_path: Path, family: str
+    root: Path, tmp_path: Path, family: str, code: str
 ) -> None:
-    folder, options = root / family, {"groups": 2, "codewords": 16}
+    folder, options = root / family, {"groups": 2, "codewords": 16, "code": code}
     shape, made = load_shape(folder), data(folder)
     books = load_file(codebooks(folder, options, TOKENS, tmp_path / "books"))
     losses = []

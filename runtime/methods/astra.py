@@ -4,7 +4,9 @@ In each layer a device codes its own tokens and sends the packed codes at once; 
 attention among its own tokens are computed while the codes travel; what the others sent is merged by online softmax.
 The class token is copied to every device, never sent, and averaged after the final norm. What is coded is the layer
 input after its norm, so that K and V are linear in the codeword; in grouped-query models K before rotary and V are
-coded instead, as they are smaller. In causal models only later devices need the codes.
+coded instead, as they are smaller; or, on demand, the layer input before its norm, which receivers then apply to what
+they decoded (families that norm after the layer have their input normed already: both are one there). In causal models
+only later devices need the codes.
 
 Codes may travel over UDP, each datagram once: tokens whose codes have not come by a layer's deadline are masked out of
 the softmax there, and counted. See `runtime.methods.carry`.
@@ -34,10 +36,13 @@ from runtime.plan import Plan
 from runtime.shape import Shape
 from runtime.stages import Timed
 
+CODES = ("auto", "input", "residual", "kv")
+
 
 @dataclass(frozen=True)
 class AstraOptions(SplitOptions):
-    """groups G, codewords K of each; code: "input", "kv", or "auto" (kv for grouped-query models, else input).
+    """groups G, codewords K of each; code: "input", "residual" (the input before its norm), "kv", or "auto" (kv for
+    grouped-query models, else input).
 
     transport: "tcp" or "udp"; deadline: over UDP, how long the codes of a layer are waited for, such as "20 ms".
     """
@@ -55,8 +60,8 @@ class AstraOptions(SplitOptions):
         if not isinstance(self.codewords, int) or isinstance(self.codewords, bool):
             raise ValueError(f"codewords is a power of two from 2 to 65536, not {self.codewords!r}")
         code_bits(self.codewords)
-        if self.code not in ("auto", "input", "kv"):
-            raise ValueError(f'code is "auto", "input" or "kv", not {self.code!r}')
+        if self.code not in CODES:
+            raise ValueError(f'code is "auto", "input", "residual" or "kv", not {self.code!r}')
         if self.transport not in ("tcp", "udp"):
             raise ValueError(f'transport is "tcp" or "udp", not {self.transport!r}')
         if self.deadline is not None and self.transport == "tcp":
@@ -73,7 +78,7 @@ class AstraOptions(SplitOptions):
 def streams(shape: Shape, options: AstraOptions) -> dict[str, int]:
     """Names and widths of what is coded in each layer: one stream (C = 1) or two (C = 2)."""
     coded = options.code if options.code != "auto" else ("kv" if shape.kv_heads < shape.heads else "input")
-    return {"input": shape.width} if coded == "input" else {"k": shape.kv_width, "v": shape.kv_width}
+    return {"k": shape.kv_width, "v": shape.kv_width} if coded == "kv" else {coded: shape.width}
 
 
 def datagrams_of(shape: Shape, options: AstraOptions) -> carry.Coded:
@@ -95,7 +100,7 @@ class Astra(Method):
     ) -> None:
         super().__init__(weights, plan, rank, extra, stages)
         names, layers = streams(self.model.shape, self.options), self.model.layers
-        tabled = self.options.groups == 1 and "input" in names
+        tabled = self.options.groups == 1 and "k" not in names
         self.codecs: list[dict[str, GroupedVQ | HollowVQ]]
         self.tables: list[Table | HollowTable | None]
         if isinstance(self.model, HollowModel):
@@ -107,7 +112,11 @@ class Astra(Method):
             raise ValueError("astra needs a file of codebooks")
         books = load_file(extra, device=str(self.model.place))
         self.codecs = [{name: GroupedVQ(books[f"layers.{layer.index}.{name}"]) for name in names} for layer in layers]
-        self.tables = [Table(layer, books[f"layers.{layer.index}.input"][0]) if tabled else None for layer in layers]
+        (name, *_) = names
+        self.tables = [
+            Table(layer, normed(layer, name, books[f"layers.{layer.index}.{name}"][0])) if tabled else None
+            for layer in layers
+        ]
 
     @classmethod
     def refuse(cls, shape: Shape, options: AstraOptions, devices: int) -> str | None:
@@ -166,11 +175,16 @@ class Astra(Method):
         return x
 
 
+def normed(layer: Layer, stream: str, x: Tensor) -> Tensor:
+    """Attention inputs [T, D] of what a stream that is no K or V was decoded to."""
+    return layer.attention_input(x) if stream == "residual" else x
+
+
 class Table:
     """Keys and values of one layer by code, where a vector is one code: a lookup in place of a product."""
 
     def __init__(self, layer: Layer, codewords: Tensor) -> None:
-        """codewords [K, D]."""
+        """codewords [K, D], as attention inputs."""
         self._rows = torch.cat(layer.keys_values(codewords), -1)
 
     def keys_values(self, codes: Tensor) -> tuple[Tensor, Tensor]:
@@ -189,6 +203,9 @@ class Activations(Context):
     def _keep(self, layer: Layer, name: str, x: Tensor) -> None:
         if name in self._names:
             self.rows.setdefault(f"layers.{layer.index}.{name}", []).append(x[self._prefix :])
+
+    def tell_residual(self, layer: Layer, x: Tensor) -> None:
+        self._keep(layer, "residual", x)
 
     def tell_input(self, layer: Layer, h: Tensor) -> None:
         self._keep(layer, "input", h)
@@ -211,6 +228,10 @@ class CodedContext(Context):
         if method.datagrams:
             coded = datagrams_of(method.model.shape, method.options)
             self._carrier = carry.Datagrams(exchange, plan, self._receivers, self._senders, coded)
+
+    def tell_residual(self, layer: Layer, x: Tensor) -> None:
+        if "residual" in self._method.codecs[layer.index]:
+            self._send(layer, {"residual": x})
 
     def tell_input(self, layer: Layer, h: Tensor) -> None:
         if "input" in self._method.codecs[layer.index]:
@@ -236,7 +257,7 @@ class CodedContext(Context):
             with layer.stages("decode", layer.index, "code"):
                 decoded = self._decoded(layer.index, {rank: received[rank].frame for rank in ranks})
             with layer.stages("expand", layer.index):
-                k, v = layer.keys_values(decoded) if isinstance(decoded, Tensor) else decoded
+                k, v = self._expanded(layer, decoded) if isinstance(decoded, Tensor) else decoded
                 part = layer.part(k, v, tokens[ranks[0]].start)
                 part = carry.heard(part, [received[rank] for rank in ranks], [len(tokens[rank]) for rank in ranks])
             yield part
@@ -246,11 +267,14 @@ class CodedContext(Context):
         codecs, table = self._method.codecs[index], self._method.tables[index]
         unpacked = [self._unpack(codecs, rank, frame) for rank, frame in frames.items()]
         codes = {name: self._method.model.joined([one[name] for one in unpacked]) for name in codecs}
-        if table is not None:
-            return table.keys_values(codes["input"])
         if "k" in codecs:
             return codecs["k"].decode(codes["k"]), codecs["v"].decode(codes["v"])
-        return codecs["input"].decode(codes["input"])
+        ((name, one),) = codes.items()
+        return codecs[name].decode(one) if table is None else table.keys_values(one)
+
+    def _expanded(self, layer: Layer, decoded: Tensor) -> tuple[Tensor, Tensor]:
+        (name,) = self._method.codecs[layer.index]
+        return layer.keys_values(normed(layer, name, decoded))
 
     def _unpack(self, codecs: Mapping[str, GroupedVQ | HollowVQ], rank: int, frame: Tensor) -> dict[str, Tensor]:
         tokens, packed = len(self._method.plan.shares[rank].tokens), frame.chunk(len(codecs))

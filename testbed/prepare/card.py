@@ -44,7 +44,8 @@ def _about(config: Mapping[str, Any], shape: Shape) -> list[str]:
     astra = config["astra"]
     coded = streams(shape, AstraOptions(**astra))
     bits, plain = len(coded) * astra["groups"] * code_bits(astra["codewords"]), 32 * shape.width
-    what = "the layer input" if "input" in coded else "keys and values"
+    what = "keys and values" if "k" in coded else "the layer input"
+    what += " before its norm" * ("residual" in coded)
     return [
         f"{_model(config)}: {shape.layers} layers of width {shape.width}, {shape.heads} heads, "
         f"{config['tokens']} tokens. Data: {config['inputs']['name']}.",
@@ -53,7 +54,7 @@ def _about(config: Mapping[str, Any], shape: Shape) -> list[str]:
         f"{bits} bits per token and layer. The layer input in fp32 has {plain}, {plain / bits:.3g} times as many.",
         "",
         f"In a topology file: `run: {{model: <this folder>, weights: pretrained, tokens: {config['tokens']}, methods: "
-        f"[single, {{astra: {{groups: {astra['groups']}, codewords: {astra['codewords']}}}}}]}}`.",
+        f"[single, {{astra: {{{', '.join(f'{key}: {value}' for key, value in astra.items())}}}}}]}}`.",
     ]
 
 

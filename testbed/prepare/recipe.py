@@ -105,7 +105,7 @@ class AstraDoor(Door):
 
     groups: int = AstraOptions.groups
     codewords: int = AstraOptions.codewords
-    code: Literal["auto", "input", "kv"] = "auto"
+    code: Literal["auto", "input", "residual", "kv"] = "auto"
 
 
 SECTIONS: dict[str, type[Door]] = {"original": OriginalDoor, "astra": AstraDoor, "training": TrainingDoor}

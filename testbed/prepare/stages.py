@@ -181,10 +181,14 @@ class Preparation:
         by_devices = {"1": values["single"]}
         by_devices |= {name.split()[1]: value for name, value in values.items() if name.startswith("devices ")}
         devices = recipe.training.devices
-        coded = "kv" if "k" in streams(self.shape, recipe.astra) else "input"
+        (coded, *more) = streams(self.shape, recipe.astra)
         return plain(recipe) | {
             "format": PREPARED_FORMAT,
-            "astra": {"groups": recipe.astra.groups, "codewords": recipe.astra.codewords, "code": coded},
+            "astra": {
+                "groups": recipe.astra.groups,
+                "codewords": recipe.astra.codewords,
+                "code": "kv" if more else coded,
+            },
             "sha256": {
                 "weights": fingerprint(path / MODEL),
                 "codebooks": fingerprint(path, CODEBOOKS),
