@@ -32,8 +32,8 @@ class Exchange:
     """What a method may do with the network during one request.
 
     waited_s: seconds blocked on activations; result_waited_s: on results, up to the first byte of each;
-    input_transfer_s: from the first byte of the input to its last. lost_tokens: of other ranks, whose datagrams did not
-    come in time, each time one was missed.
+    input_transfer_s: from the first byte of the input to its last. due_tokens: of other ranks, in datagrams that were
+    waited for; lost_tokens: those whose datagrams did not come in time.
     Tensors may have any shape of at most three dimensions; what is sent must not be changed until the transport is
     flushed. All verbs raise PeerLost when a peer is gone and BadFrame when it sent something else.
     """
@@ -45,7 +45,7 @@ class Exchange:
         self.rank, self.world, self.request = transport.rank, transport.world, request
         self.others = tuple(rank for rank in range(self.world) if rank != self.rank)
         self.waited_s = self.input_transfer_s = self.result_waited_s = 0.0
-        self.lost_tokens = 0
+        self.lost_tokens = self.due_tokens = 0
         self._transport, self._stages, self._place = transport, stages, place
 
     def all_gather(self, layer: int, tensor: torch.Tensor) -> Pending:
@@ -89,6 +89,7 @@ class Exchange:
         found = self._lossy().collect(self.request, layer, cuts, deadline_s)
         ended_s = time.perf_counter()
         self.waited_s += ended_s - begun_s
+        self.due_tokens += sum(len(cut.tokens) for cut in cuts.values())
         self.lost_tokens += sum(len(span) for arrived in found.values() for span in arrived.lost)
         self._stages.note("wait", "receive", layer, begun_s, ended_s)
         return found

@@ -118,6 +118,7 @@ class Device:
             gather_bytes=traffic.gather_sent,
             messages=traffic.messages,
             lost_tokens=exchange.lost_tokens,
+            due_tokens=exchange.due_tokens,
             dropped=asdict(traffic.dropped) if self.method.datagrams else None,
         )
 

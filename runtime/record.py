@@ -19,7 +19,8 @@ class Record:
     wire_bytes: what the interface counters of this device's data interfaces grew by (headers, ACKs, retransmissions
     included); None where the host has no interface of its own.
     lost_tokens: of other devices, masked out because their codes did not come in time, once for each layer in which one
-    was missed. dropped: datagrams of no use, by why: `runtime.transport.Dropped`; None where none are sent.
+    was missed; due_tokens: those whose codes were due so, counted alike. dropped: datagrams of no use, by why:
+    `runtime.transport.Dropped`; None where none are sent.
     late_s: where computing is replayed, by how much stages ended later than the profile says, the median and the most.
     """
 
@@ -40,6 +41,7 @@ class Record:
     peak_memory_bytes: int = 0
     late_s: tuple[float, float] | None = None
     lost_tokens: int = 0
+    due_tokens: int = 0
     dropped: dict[str, int] | None = None
     error: str | None = None
 

@@ -11,7 +11,9 @@ from runtime.record import Record
 Check = Callable[[Any], bool]
 BEYOND = 2.0**63  # no count and no time of ours; a float that is not finite is never below
 FIDELITY = ("max_abs_error", "cosine", "top1_agreement", "kl")
-LATER: dict[str, Any] = {"late_s": None, "lost_tokens": 0, "dropped": None}  # fields that rows of older folders lack
+LATER: dict[str, Any] = {  # fields that rows of older folders lack
+    "late_s": None, "lost_tokens": 0, "due_tokens": 0, "dropped": None,
+}  # fmt: skip
 ABSENT: dict[str, Any] = {**LATER, "error": None, "fidelity": None}  # those that a row need not have
 
 

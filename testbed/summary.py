@@ -19,6 +19,8 @@ late_s: where compute is replayed, by how much stages ended later than due: [med
 compared: whether results were compared with single's at all; where compute is replayed there is none.
 fidelity: against single on the same input: largest max_abs_error, smallest cosine, share of equal top-1, largest kl
     over the measured requests; null where it does not apply or was not finite.
+lost: where codes travel as datagrams: {"tokens", "due", "share", "datagrams": {why: how many}}, see `testbed.lost`;
+    null elsewhere.
 task: how good the model is at what it is for: {"metric": "top1", "perplexity" or "cosine", "single": of the model on
     one device, "this": as this method computes it, "n": held-out inputs}, measured when the model was prepared, not in
     this run; null for a model that was not, and where the method was not measured on so many devices with such tokens.
@@ -41,6 +43,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from testbed import evidence
+from testbed.lost import lost
 from testbed.statistics import median, paired_ratio, spread
 from testbed.store import SCHEMA_VERSION, RunData
 
@@ -132,6 +135,7 @@ def _method(method: Row, rows: Sequence[Row], source: str | None) -> dict[str, A
         "speedup_over_single": None,
         "compared": any(row.get("fidelity") for row in home),
         "fidelity": _fidelity([row["fidelity"] for row in home if row.get("fidelity")]),
+        "lost": lost([row for request in measured for row in request]),
         "task": method.get("task"),
     }
 

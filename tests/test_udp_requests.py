@@ -115,6 +115,9 @@ def test_without_loss_it_is_what_tcp_gives_bit_for_bit_and_as_many_bytes(
         assert record.sent_bytes == kind.payload_bytes(shape, options, plan, record.rank)
         assert record.messages == receivers * shape.layers * len(case.spans(plan, record.rank))
         assert record.lost_tokens == 0 and record.dropped is not None and not any(record.dropped.values())
+        seen = [share for share in plan.shares if share.rank < record.rank or not shape.causal]
+        due = sum(len(share.tokens) for share in seen if share.rank != record.rank)
+        assert record.due_tokens == due * shape.layers
     assert sum(record.sent_bytes for record in records) == sum(record.received_bytes for record in records)
 
 

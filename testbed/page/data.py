@@ -1,11 +1,12 @@
 """Run folders -> tidy frames and facts: raw records alone (never summary.json), nothing drawn. Pure but for reading.
 
 requests: a row per measured request that all devices reported: setting, run, method, label, request, latency_s,
-    payload_bytes, formula_bytes, wire_bytes (sums over devices; NaN: no formula, no interface), and what was found of
-    its fidelity.
+    payload_bytes, formula_bytes, wire_bytes (sums over devices; NaN: no formula, no interface), what was found of its
+    fidelity, and lost_tokens of due_tokens (sums over devices; NaN: nothing could be lost).
 devices: a row per such request and device: setting, run, label, request, rank, host, the seconds of `PARTS` and rest.
 methods: a row per setting and label: n, median_s, low_s, high_s, speedup, speedup_low, speedup_high, medians of the
-    bytes, the worst fidelity; None or NaN where it cannot be said. A method that failed counts with no request.
+    bytes, the worst fidelity, sums of tokens lost and due; None or NaN where it cannot be said. A method that failed
+    counts with no request.
 """
 
 from __future__ import annotations
@@ -37,12 +38,13 @@ PARTS = {
     "gather_s": "gather",
 }
 BYTES = ("payload_bytes", "formula_bytes", "wire_bytes", "ends_bytes")
+LOST = ("lost_tokens", "due_tokens")
 FIDELITY = {"max_abs_error": "max", "cosine": "min", "top1_agreement": "mean", "kl": "max"}
-REQUESTS = ["setting", "run", "method", "label", "request", "latency_s", *BYTES, *FIDELITY]
+REQUESTS = ["setting", "run", "method", "label", "request", "latency_s", *BYTES, *FIDELITY, *LOST]
 DEVICES = ["setting", "run", "label", "request", "rank", "host", *PARTS, "rest_s"]
 METHODS = [
     "setting", "method", "label", "status", "error", "equals_single", "n", "median_s", "low_s", "high_s",
-    "p95_s", "speedup", "speedup_low", "speedup_high", "matches_formula", *BYTES, *FIDELITY,
+    "p95_s", "speedup", "speedup_low", "speedup_high", "matches_formula", *BYTES, *FIDELITY, *LOST,
 ]  # fmt: skip
 Row = dict[str, Any]
 SHOWN = 3  # letters of runs that a setting names
@@ -240,6 +242,7 @@ def _request(rows: Sequence[Mapping[str, Any]], home: Mapping[str, Any], formula
         "wire_bytes": None if None in wire else sum(wire),
         "ends_bytes": sum(row["scatter_bytes"] + row["gather_bytes"] for row in rows),
         **{key: None if found.get(key) is None else float(found[key]) for key in FIDELITY},
+        **{key: None if home["dropped"] is None else sum(row[key] for row in rows) for key in LOST},
     }
 
 
@@ -283,6 +286,7 @@ def _method(entries: Sequence[Mapping[str, Any]], rows: pd.DataFrame, single: Ma
         "matches_formula": False if False in matches else None if None in matches else True,
         **{key: _all_of(rows[key], "median") for key in BYTES},
         **{key: _all_of(rows[key], how) for key, how in FIDELITY.items()},
+        **{key: _all_of(rows[key], "sum") for key in LOST},
     }
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from testbed.page.data import Row, Setting, Study, of, records
@@ -20,12 +20,32 @@ TOLD = (
 RANDOM = " The weights are random: this is distance of numbers, it says nothing of an accuracy."
 
 
+def _lost(row: Row) -> str:
+    """ "1.23 % of 9600"."""
+    if row["due_tokens"] is None:
+        return NONE
+    return f"{100 * row['lost_tokens'] / (row['due_tokens'] or 1):.3g} % of {row['due_tokens']:.0f}"
+
+
+MORE: dict[str, tuple[str, Callable[[Row], str]]] = {"lost": ("tokens lost on the way", _lost)}
+"""Columns that are there only where a method has something to say: title, and what a row says."""
+
+
 def fidelity(study: Study, setting: Setting, looks: Mapping[str, Look]) -> Piece:
     """A mark per method, and the numbers."""
     rows = [row for row in records(of(study.methods, setting=setting.index)) if row["median_s"] is not None]
+    more = [key for key, (_, told) in MORE.items() if any(told(row) != NONE for row in rows)]
     numbers = table(
-        ("method", "promises", "largest error", "least cosine", "top-1 equal", "largest KL"),
-        [_cells(row) for row in rows],
+        (
+            "method",
+            "promises",
+            "largest error",
+            "least cosine",
+            "top-1 equal",
+            "largest KL",
+            *(MORE[k][0] for k in more),
+        ),
+        [(*_cells(row), *(MORE[key][1](row) for key in more)) for row in rows],
         marked(f"Output against single, {setting.title}.", setting.replayed),
     )
     shown = [row for row in rows if row["cosine"] is not None]
