@@ -23,7 +23,7 @@ from runtime import methods
 from runtime.collectives import Exchange
 from runtime.device import Device, forget_peak_memory
 from runtime.errors import PeerLost, RuntimeFault
-from runtime.fidelity import fidelity
+from runtime.fidelity import fidelity, score
 from runtime.hollow import HollowExchange, HollowWeights
 from runtime.model import Folder, fingerprint
 from runtime.plan import Plan
@@ -121,17 +121,19 @@ class DeviceActor:
             self._server.start()
 
     def infer(self, request: int, index: int) -> dict[str, Any]:
-        """On the source: run input `index` as request number `request` -> row with fidelity, or with an error."""
+        """On the source: run input `index` as request number `request` -> row with fidelity and score, or an error."""
         assert self._device is not None, "load comes first"
         torch.set_grad_enabled(False)  # the switch belongs to the thread
         device = self._device
         try:
             result, record = device.infer(request, self._requests[f"input.{index}"])
             reference = self._requests.get(f"reference.{index}")
-            found = None if reference is None else fidelity(device.method.model.shape, result, reference)
+            shape, target = device.method.model.shape, self._requests.get(f"target.{index}")
+            found = None if reference is None else fidelity(shape, result, reference)
+            scored = None if reference is None or target is None else score(shape, result, reference, target)
         except Exception as error:  # whatever it is: the others wait for this device, and the driver for a row
             return _failed(device, request, error)
-        return {**_row(device, record), "fidelity": found}
+        return {**_row(device, record), "fidelity": found, "score": scored}
 
     def _input(self, request: int) -> torch.Tensor:
         """Raw input of a request, from this device's own copy of the file."""

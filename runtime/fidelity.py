@@ -1,4 +1,4 @@
-"""How far a result is from what one device computes on the same input."""
+"""How far a result is from what one device computes on the same input, and from what would be right."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from runtime.shape import Shape
+from runtime.task import TASKS
 
 
 def fidelity(shape: Shape, result: Tensor, reference: Tensor) -> dict[str, Any]:
@@ -21,3 +22,11 @@ def fidelity(shape: Shape, result: Tensor, reference: Tensor) -> dict[str, Any]:
         "top1_agreement": bool(result.argmax() == reference.argmax()) if shape.result != "embedding" else None,
         "kl": kl.item() if shape.result == "tokens" else None,
     }
+
+
+def score(shape: Shape, result: Tensor, reference: Tensor, target: Tensor) -> dict[str, Any]:
+    """result, reference [outputs] of one input, and what would be right (a class, the next id, an embedding) ->
+    "metric" of the task, and this one request's score, as in `runtime.task`, of "this" result and of "single"."""
+    task, right = TASKS[shape.result], target[None, None]
+    found = {name: task.score(out[None, None], right).item() for name, out in (("this", result), ("single", reference))}
+    return {"metric": task.metric, **found}

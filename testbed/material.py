@@ -24,13 +24,16 @@ from testbed.prepare import folder as prepared
 from testbed.prepare.folder import Prepared
 from testbed.topology import MethodSpec, RunSpec
 
-DISTINCT_INPUTS = 8  # requests go round them: each costs a one-device pass for its reference
+# Requests go round them: each costs a one-device pass for its reference. Of a prepared model, which is small and is
+# judged by its answers, all that are held out.
+DISTINCT_INPUTS = 8
 FORMAT = 1  # part of the name of a cached file: raise it when what `prepare` writes changes
 
 
 @dataclass(frozen=True)
 class Material:
-    """folder: the converted model; requests: a file of `input.<i>` and `reference.<i>`; extras: by method label.
+    """folder: the converted model; requests: a file of `input.<i>`, `reference.<i>` and, where known, `target.<i>`;
+    extras: by method label.
 
     Where computing is replayed there is a profile, and neither folder, references nor extras.
     reference_s: seconds of one request on this machine, unlimited, or of the longest one by the profile;
@@ -52,7 +55,7 @@ class Material:
 class Collected:
     """folder: the converted model; raw: inputs of requests; samples: other ones, from which methods prepare;
     wanted: how many of them each method wants, by label. With a profile: neither folder nor samples. prepared: as in
-    `Material`."""
+    `Material`. targets: what would be right for each of raw, where that is known."""
 
     folder: Path | None
     shape: Shape
@@ -61,6 +64,7 @@ class Collected:
     samples: list[Tensor]
     wanted: dict[str, int]
     prepared: Prepared | None = None
+    targets: Sequence[Tensor] = ()
 
 
 def collect(run: RunSpec) -> Collected:
@@ -78,8 +82,9 @@ def collect(run: RunSpec) -> Collected:
     if found is not None:
         found.verify()
         if run.inputs == inputs.SAMPLE:
-            raw = found.inputs(run.tokens, run.seed, count)
-            return Collected(folder, shape, None, raw, found.samples(run.tokens, run.seed, most), wanted, found)
+            raw, targets = found.inputs(run.tokens, run.seed, min(1 + run.repeats, found.held_out))
+            samples = found.samples(run.tokens, run.seed, most)
+            return Collected(folder, shape, None, raw, samples, wanted, found, targets)
     raw = inputs.requests(run, shape, folder, count + most)
     return Collected(folder, shape, None, raw[:count], raw[count:], wanted, found)
 
@@ -94,7 +99,7 @@ def gather(run: RunSpec, collected: Collected, requests: Path, say: Callable[[st
     said = found.says() if found is not None and held_out else inputs.says(run, shape, folder)
     say(f"model {run.model}, {run.weights} weights; {said}")
     began = time.monotonic()
-    _write_requests(folder, raw, requests)
+    _write_requests(folder, raw, collected.targets, requests)
     reference_s = (time.monotonic() - began) / len(raw)
     wanted = [(spec, collected.wanted[spec.label]) for spec in run.methods if collected.wanted[spec.label]]
     try:
@@ -117,9 +122,9 @@ def _replayed(run: RunSpec, collected: Collected, requests: Path, say: Callable[
     return Material(None, collected.shape, profile, requests, len(raw), {}, longest_s, False)
 
 
-def _write_requests(folder: Path, raw: Sequence[Tensor], out: Path) -> None:
-    """Inputs, and what one device computes from them: the truth of every run."""
-    tensors = {f"input.{i}": one for i, one in enumerate(raw)}
+def _write_requests(folder: Path, raw: Sequence[Tensor], targets: Sequence[Tensor], out: Path) -> None:
+    """Inputs, what one device computes from them, the truth of every run, and what would be right, where known."""
+    tensors = {f"input.{i}": one for i, one in enumerate(raw)} | {f"target.{i}": one for i, one in enumerate(targets)}
     try:
         with torch.inference_mode():
             model = load(folder)

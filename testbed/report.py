@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from testbed import evidence, linktable, lost, probe
+from testbed import evidence, here, linktable, lost, probe
 from testbed.differences import computed, replayed
 from testbed.notes import Note
 from testbed.store import RunData
@@ -58,7 +58,7 @@ def render(summary: Mapping[str, Any], run: RunData, notes: Sequence[Note], cons
     console.print(Text(SPEEDUP_LEGEND, "dim"))
     if words := task_legend(summary["methods"]):
         console.print(Text(words, "dim"))
-    for words in filter(None, (lost.line(summary["methods"]), tails(summary["methods"]))):
+    for words in filter(None, (line(summary["methods"]) for line in (here.line, lost.line, tails))):
         print_wrapped("", words, console)
     for line in reasons(summary["methods"]):
         console.print(Text(line, "red"))

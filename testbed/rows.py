@@ -10,11 +10,12 @@ from runtime.record import Record
 
 Check = Callable[[Any], bool]
 BEYOND = 2.0**63  # no count and no time of ours; a float that is not finite is never below
+SCORES = ("this", "single")
 FIDELITY = ("max_abs_error", "cosine", "top1_agreement", "kl")
 LATER: dict[str, Any] = {  # fields that rows of older folders lack
     "late_s": None, "lost_tokens": 0, "due_tokens": 0, "dropped": None,
 }  # fmt: skip
-ABSENT: dict[str, Any] = {**LATER, "error": None, "fidelity": None}  # those that a row need not have
+ABSENT: dict[str, Any] = {**LATER, "error": None, "fidelity": None, "score": None}  # those that a row need not have
 
 
 def is_number(value: Any) -> bool:
@@ -53,6 +54,11 @@ def _fidelity(value: Any) -> bool:
     return isinstance(value, dict) and all(known(value.get(key)) for key in FIDELITY)
 
 
+def _score(value: Any) -> bool:
+    known = or_none(is_number)
+    return isinstance(value, dict) and is_text(value.get("metric")) and all(known(value.get(key)) for key in SCORES)
+
+
 def _span(value: Any) -> bool:
     """[kind, stage, layer, start, seconds]."""
     checks = (is_text, is_text, or_none(_whole), is_number, is_number)
@@ -78,6 +84,7 @@ RECORD: Mapping[str, Check] = {
     **_COMMON,
     "method": is_text,
     "fidelity": or_none(_fidelity),
+    "score": or_none(_score),
 }
 TIMELINE: Mapping[str, Check] = {**_COMMON, "request": _whole, "rank": _whole, "began_s": is_number, "spans": _spans}
 

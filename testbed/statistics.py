@@ -41,6 +41,16 @@ def mean_interval(values: Sequence[float]) -> Interval:
     return _bootstrap([values], np.mean)
 
 
+def share_interval(hits: Sequence[float]) -> Interval:
+    """95 % confidence interval [lo, hi] of a share of hits, each 0 or 1 (Wilson's), [None, None] of nothing."""
+    if not hits:
+        return [None, None]
+    from scipy.stats import binomtest
+
+    found = binomtest(round(sum(hits)), len(hits)).proportion_ci(0.95, method="wilson")
+    return [float(found.low), float(found.high)]
+
+
 def spread(values: Sequence[float]) -> dict[str, Any]:
     """{"n", "median", "p95", "p99", "mean", "min", "ci95": [lo, hi], "mean_ci95": [lo, hi]} in the unit of the values.
 

@@ -24,6 +24,8 @@ lost: where codes travel as datagrams: {"tokens", "due", "share", "datagrams": {
 task: how good the model is at what it is for: {"metric": "top1", "perplexity" or "cosine", "single": of the model on
     one device, "this": as this method computes it, "n": held-out inputs}, measured when the model was prepared, not in
     this run; null for a model that was not, and where the method was not measured on so many devices with such tokens.
+here: what the outputs of this very run are worth at that: {"metric", "value", "ci95", "single", "paired", "n"}, see
+    `testbed.here`; null where the right answers to the requests are not known.
 
 network: {"verdict", "reasons"}, see `testbed.evidence`: only a run whose verdict is "ok" is a result as declared, and
     "degraded" says how far from it. network of a method: what was seen while its requests ran.
@@ -43,6 +45,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from testbed import evidence
+from testbed.here import here
 from testbed.lost import lost
 from testbed.statistics import median, paired_ratio, spread
 from testbed.store import SCHEMA_VERSION, RunData
@@ -137,6 +140,7 @@ def _method(method: Row, rows: Sequence[Row], source: str | None) -> dict[str, A
         "fidelity": _fidelity([row["fidelity"] for row in home if row.get("fidelity")]),
         "lost": lost([row for request in measured for row in request]),
         "task": method.get("task"),
+        "here": here(home),
     }
 
 

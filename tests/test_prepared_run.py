@@ -14,10 +14,13 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from agents.blame import differing
-from runtime import families
+from runtime import families, mixed
 from runtime.actor import Assignment, DeviceActor, Station
 from runtime.errors import BadModel
+from runtime.model import load as load_model
 from runtime.model import load_shape
+from runtime.plan import even_spans
+from runtime.training import measure
 from testbed import check, data, material
 from testbed.prepare import folder as folders
 from testbed.topology import MethodSpec, TopologyError, load
@@ -34,7 +37,7 @@ run:
   weights: pretrained
   tokens: {tokens}
   methods: {methods}
-  repeats: 3
+  repeats: 9
   budget: 30 s
 """
 METHODS = f"[single, sequence, {{sequence: {{codec: int8}}}}, {{block: {{joins: 1}}}}, {CODED}]"
@@ -90,6 +93,32 @@ def test_the_table_shows_it(folder: Path, finished: tuple[Path, str]) -> None:
     assert note, "what was not prepared for is still told"
 
 
+def test_the_outputs_of_the_run_are_judged_by_what_is_right(folder: Path, finished: tuple[Path, str]) -> None:
+    """Against the labels of the data itself, and for astra against one machine that does what its devices do."""
+    found = data.load("digits", load_shape(folder / "model"), 16, None, 1)
+    assert found.test_labels is not None
+    labels = dict(zip((row.numpy().tobytes() for row in found.test), found.test_labels.tolist(), strict=True))
+    requests = load_file(finished[0] / "requests.safetensors")
+    raw = torch.stack([requests[f"input.{i}"] for i in range(1, 10)])  # request 0 is a warm-up
+    right = torch.tensor([labels[one.numpy().tobytes()] for one in raw])
+    books, model = load_file(folder / "codebooks.safetensors"), load_model(folder / "model")
+    alone, halves = mixed.alone(9, 16), mixed.contiguous(even_spans(16, 2), 9)
+    expected = {
+        "single": mixed.results(model, raw, alone, (), measure.coded({})),
+        "astra G=4 K=16": mixed.results(model, raw, halves, ("input",), measure.coded(books)),
+    }
+    shares = {label: (out.argmax(-1) == right).float().mean().item() for label, out in expected.items()}
+    methods = {method["label"]: method for method in runs.read(finished[0], "summary.json")["methods"]}
+    for label, share in shares.items():
+        here = methods[label]["here"]
+        assert here["metric"] == "top1" and here["n"] == 9 and here["value"] == pytest.approx(share)
+        assert here["single"] == pytest.approx(shares["single"])
+        assert here["paired"]["value"] == pytest.approx(share - shares["single"])
+    assert methods["sequence"]["here"] == methods["single"]["here"] and methods["sequence+int8"]["here"] is not None
+    said = f"task, by the outputs of this run's requests: top-1 single {shares['single']:.1%} (n 9,"
+    assert said in " ".join(finished[1].split())
+
+
 def test_requests_are_inputs_that_were_held_out_and_the_codebooks_are_those_of_the_folder(
     folder: Path, finished: tuple[Path, str]
 ) -> None:
@@ -97,7 +126,7 @@ def test_requests_are_inputs_that_were_held_out_and_the_codebooks_are_those_of_t
     held_out = {row.numpy().tobytes() for row in found.test}
     requests = load_file(finished[0] / "requests.safetensors")
     inputs = [tensor for name, tensor in requests.items() if name.startswith("input.")]
-    assert len(inputs) == 4 and all(one.numpy().tobytes() in held_out for one in inputs)
+    assert len(inputs) == 10 and all(one.numpy().tobytes() in held_out for one in inputs)
     assert runs.read(finished[0], "manifest.json")["prepared"]["sha256"] == config(folder)["sha256"]
 
 
@@ -140,8 +169,8 @@ def test_of_few_inputs_each_is_there_before_any_comes_again(folder: Path) -> Non
     found = folders.of(str(folder), "pretrained")
     assert found is not None
     count = found.config["inputs"]["test"]
-    rows = [row.numpy().tobytes() for row in found.inputs(16, 0, count + 2)]
-    assert rows[count:] == rows[:2] and rows[:8] != [row.numpy().tobytes() for row in found.inputs(16, 1, 8)]
+    rows = [row.numpy().tobytes() for row in found.inputs(16, 0, count + 2)[0]]
+    assert rows[count:] == rows[:2] and rows[:8] != [row.numpy().tobytes() for row in found.inputs(16, 1, 8)[0]]
 
 
 def _other_codebooks(folder: Path) -> None:

@@ -136,6 +136,7 @@ def test_a_line_that_is_no_record_is_refused(tmp_path: Path, line: str) -> None:
         {"fidelity": "x"},
         {"fidelity": {"cosine": "near"}},
         {"dropped": {"late": "some"}},
+        {"score": {"metric": "top1", "this": "right", "single": 1.0}},
         {"error": 3},
     ],
     ids=lambda values: str(values)[:30],

@@ -13,8 +13,8 @@ from runtime.layer import Layer
 from runtime.mixed import Holding, Quantize, alone, contiguous, next_tokens, results
 from runtime.model import Model, load
 from runtime.plan import Span, even_spans
+from runtime.task import TASKS
 from runtime.training.data import Data
-from runtime.training.task import TASKS
 
 _BATCH = 32
 

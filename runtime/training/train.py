@@ -23,10 +23,10 @@ from runtime.methods.astra import AstraOptions, streams
 from runtime.mixed import Holding, alone
 from runtime.model import load_shape
 from runtime.plan import even_spans
+from runtime.task import TASKS
 from runtime.training import measure
 from runtime.training.data import Data
 from runtime.training.quantizer import LearnedVQ, Learning
-from runtime.training.task import TASKS
 from runtime.training.weights import Trainable
 
 CODEBOOKS = "codebooks.safetensors"

@@ -6,9 +6,10 @@ from typing import Any
 
 import pandas as pd
 
-from testbed.page.data import PARTS, Setting, Study, of
+from testbed.page.data import Setting, Study, of
 from testbed.page.head import marked, none_to_show
 from testbed.page.markup import Piece, Plot, details, joined, legend, panels, table
+from testbed.page.measured import PARTS
 from testbed.page.style import KINDS, words
 from testbed.tables import duration
 

@@ -1,12 +1,9 @@
 """Run folders -> tidy frames and facts: raw records alone (never summary.json), nothing drawn. Pure but for reading.
 
-requests: a row per measured request that all devices reported: setting, run, method, label, request, latency_s,
-    payload_bytes, formula_bytes, wire_bytes (sums over devices; NaN: no formula, no interface), what was found of its
-    fidelity, and lost_tokens of due_tokens (sums over devices; NaN: nothing could be lost).
-devices: a row per such request and device: setting, run, label, request, rank, host, the seconds of `PARTS` and rest.
+requests, devices: see `testbed.page.measured`.
 methods: a row per setting and label: n, median_s, low_s, high_s, speedup, speedup_low, speedup_high, medians of the
-    bytes, the worst fidelity, sums of tokens lost and due; None or NaN where it cannot be said. A method that failed
-    counts with no request.
+    bytes, the worst fidelity, sums of tokens lost and due, what the outputs are worth (here); None or NaN where it
+    cannot be said. A method that failed counts with no request.
 """
 
 from __future__ import annotations
@@ -20,31 +17,21 @@ import pandas as pd
 
 from testbed import evidence, store, topology
 from testbed.differences import INVALID
+from testbed.here import here
 from testbed.notes import Note, notes
 from testbed.page import apart, setting
+from testbed.page.measured import BYTES, FIDELITY, LOST, SCORE, measured
 from testbed.page.setting import Network
 from testbed.predict.against import Cell
 from testbed.predict.counted import counted
 from testbed.statistics import paired_ratio, spread
 from testbed.store import RunData
-from testbed.summary import good_requests, summary, world_of
+from testbed.summary import summary
 from testbed.sweep import folder
 
-PARTS = {
-    "compute_s": "compute",
-    "code_s": "coding",
-    "waited_s": "waiting",
-    "scatter_s": "scatter",
-    "gather_s": "gather",
-}
-BYTES = ("payload_bytes", "formula_bytes", "wire_bytes", "ends_bytes")
-LOST = ("lost_tokens", "due_tokens")
-FIDELITY = {"max_abs_error": "max", "cosine": "min", "top1_agreement": "mean", "kl": "max"}
-REQUESTS = ["setting", "run", "method", "label", "request", "latency_s", *BYTES, *FIDELITY, *LOST]
-DEVICES = ["setting", "run", "label", "request", "rank", "host", *PARTS, "rest_s"]
 METHODS = [
     "setting", "method", "label", "status", "error", "equals_single", "n", "median_s", "low_s", "high_s",
-    "p95_s", "speedup", "speedup_low", "speedup_high", "matches_formula", *BYTES, *FIDELITY, *LOST,
+    "p95_s", "speedup", "speedup_low", "speedup_high", "matches_formula", *BYTES, *FIDELITY, *LOST, "here",
 ]  # fmt: skip
 Row = dict[str, Any]
 SHOWN = 3  # letters of runs that a setting names
@@ -117,7 +104,7 @@ def gather(paths: Sequence[Path]) -> Study:
     letters = setting.letters()
     runs = [_run(next(letters), run, order[key]) for key, (_, run) in zip(keys, found, strict=True)]
     settings = _settings(runs)
-    requests, devices = _requests(runs)
+    requests, devices = measured((run.letter, run.setting, run.data) for run in runs)
     methods = pd.DataFrame(_methods(settings, runs, requests), columns=METHODS)
     return Study(tuple(runs), settings, requests, devices, methods, tuple(failures))
 
@@ -214,44 +201,6 @@ def _setting(index: int, group: Sequence[Run], axes: Mapping[str, str], differ: 
     return Setting(index, axes, net, tuple(names), verdict, title)
 
 
-def _requests(runs: Sequence[Run]) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Frames of requests and of devices."""
-    requests: list[dict[str, Any]] = []
-    devices: list[dict[str, Any]] = []
-    for run in runs:
-        source = run.data.topology["run"].get("source")
-        for method in run.data.methods:
-            rows = [row for row in run.data.records if row["label"] == method["label"]]
-            common = {"setting": run.setting, "run": run.letter, "method": method["method"], "label": method["label"]}
-            for request in good_requests(rows, world_of(method, rows), source):
-                if not request[0]["warmup"]:
-                    home = next(row for row in request if row["host"] == source)
-                    requests.append({**common, **_request(request, home, method.get("payload_formula"))})
-                    devices += [{**common, **_device(row)} for row in request]
-    return pd.DataFrame(requests, columns=REQUESTS), pd.DataFrame(devices, columns=DEVICES)
-
-
-def _request(rows: Sequence[Mapping[str, Any]], home: Mapping[str, Any], formula: Any) -> dict[str, Any]:
-    wire = [row["wire_bytes"] for row in rows]
-    found = home.get("fidelity") or {}
-    return {
-        "request": home["request"],
-        "latency_s": float(home["latency_s"]),
-        "payload_bytes": sum(row["sent_bytes"] for row in rows),
-        "formula_bytes": None if formula is None else sum(formula),
-        "wire_bytes": None if None in wire else sum(wire),
-        "ends_bytes": sum(row["scatter_bytes"] + row["gather_bytes"] for row in rows),
-        **{key: None if found.get(key) is None else float(found[key]) for key in FIDELITY},
-        **{key: None if home["dropped"] is None else sum(row[key] for row in rows) for key in LOST},
-    }
-
-
-def _device(row: Mapping[str, Any]) -> dict[str, Any]:
-    parts = {key: float(row[key]) for key in PARTS}
-    rest = max(0.0, row["latency_s"] - sum(parts.values()))
-    return {"request": row["request"], "rank": row["rank"], "host": row["host"], **parts, "rest_s": rest}
-
-
 def _methods(settings: Sequence[Setting], runs: Sequence[Run], requests: pd.DataFrame) -> list[dict[str, Any]]:
     found = []
     for one in settings:
@@ -287,6 +236,7 @@ def _method(entries: Sequence[Mapping[str, Any]], rows: pd.DataFrame, single: Ma
         **{key: _all_of(rows[key], "median") for key in BYTES},
         **{key: _all_of(rows[key], how) for key, how in FIDELITY.items()},
         **{key: _all_of(rows[key], "sum") for key in LOST},
+        "here": here([{"score": row if row["metric"] else None} for row in records(rows[list(SCORE)])]),
     }
 
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from testbed.here import says
 from testbed.page.data import Row, Setting, Study, of, records
 from testbed.page.head import marked, none_to_show
 from testbed.page.markup import Piece, Plot, joined, panels, table
 from testbed.page.style import INK, Look, log_axis, marks, words
 from testbed.report import error
-from testbed.tables import NONE, duration
+from testbed.tables import METRICS, NONE, duration, metric
 
 HEIGHT = 340
 TOLD = (
@@ -27,7 +28,30 @@ def _lost(row: Row) -> str:
     return f"{100 * row['lost_tokens'] / (row['due_tokens'] or 1):.3g} % of {row['due_tokens']:.0f}"
 
 
-MORE: dict[str, tuple[str, Callable[[Row], str]]] = {"lost": ("tokens lost on the way", _lost)}
+def _here(row: Row) -> str:
+    found = row["here"]
+    return (
+        NONE
+        if found is None
+        else f"{METRICS[found['metric']]} {says(found)}, single {metric(found['metric'], found['single'])}"
+    )
+
+
+def _paired(row: Row) -> str:
+    """ "1.02 times (1.01 to 1.04)" of a ratio, "-2.5% (-5.0% to 0.0%)" of a difference."""
+    found = row["here"]
+    if found is None:
+        return NONE
+    paired, times = found["paired"], found["paired"]["kind"] == "ratio"
+    value, low, high = (metric(found["metric"], one) for one in (paired["value"], *paired["ci95"]))
+    return f"{value}{' times' * times} ({low} to {high})"
+
+
+MORE: dict[str, tuple[str, Callable[[Row], str]]] = {
+    "here": ("by these outputs", _here),
+    "paired": ("against single", _paired),
+    "lost": ("tokens lost on the way", _lost),
+}
 """Columns that are there only where a method has something to say: title, and what a row says."""
 
 

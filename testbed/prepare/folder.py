@@ -16,9 +16,11 @@ from runtime.families.source import MODEL
 from runtime.methods.astra import AstraOptions, streams
 from runtime.model import fingerprint, load_shape
 from runtime.shape import Shape
+from runtime.training import measure
+from runtime.training.data import Data
 from testbed.topology import MethodSpec
 
-CODEBOOKS = "codebooks.safetensors"
+CODEBOOKS, ORIGINAL = "codebooks.safetensors", "original"
 CODED = "astra"  # the method whose codebooks these are
 
 
@@ -67,30 +69,37 @@ class Prepared:
                 this = found["by_devices"].get(str(devices))
         return None if this is None else {key: found[key] for key in ("metric", "single", "n")} | {"this": this}
 
-    def inputs(self, tokens: int, seed: int, count: int) -> list[Tensor]:
-        """`count` raw inputs that the model was not trained on; `seed` decides their order; over and over if few.
+    @property
+    def held_out(self) -> int:
+        """How many inputs there are that the model was not trained on."""
+        return int(self.config["inputs"]["test"])
 
-        Raises BadInputs.
-        """
-        return self._rows(tokens, f"held out {seed}", count, "test")
+    def inputs(self, tokens: int, seed: int, count: int) -> tuple[list[Tensor], list[Tensor]]:
+        """`count` raw inputs that the model was not trained on, and what would be right for each: a class, the next id,
+        or the original model's embedding. `seed` decides their order; over and over if few. Raises BadInputs."""
+        found = self._data(tokens)
+        order = _order(f"held out {seed}", len(found.test), count)
+        labels = None if found.test_labels is None else found.test_labels[order]
+        original = self.path / ORIGINAL if self.shape.result == "embedding" else self.model
+        right = measure.targets(original, found.test[order], labels)
+        right = right[:, -1] if self.shape.causal else right
+        return [found.test[i][:tokens].clone() for i in order], [one.clone() for one in right]
 
     def samples(self, tokens: int, seed: int, count: int) -> list[Tensor]:
-        """The same of those that it was trained on."""
-        return self._rows(tokens, f"samples {seed}", count, "train")
+        """Inputs that it was trained on. Raises BadInputs."""
+        if not count:
+            return []
+        rows = self._data(tokens).train
+        return [rows[i][:tokens].clone() for i in _order(f"samples {seed}", len(rows), count)]
 
     def says(self) -> str:
         """One line for people: which inputs `inputs` makes."""
         return f"held-out inputs of {self.config['inputs']['name']}"
 
-    def _rows(self, tokens: int, key: str, count: int, part: str) -> list[Tensor]:
-        if not count:
-            return []
+    def _data(self, tokens: int) -> Data:
         from testbed import data  # of runs, only those of prepared models read it
 
-        found = data.load(self.config["data"], self.shape, tokens, self.model, self.config["seed"])
-        rows = found.test if part == "test" else found.train
-        order = random.Random(key).sample(range(len(rows)), len(rows))
-        return [rows[order[i % len(order)]][:tokens].contiguous() for i in range(count)]
+        return data.load(self.config["data"], self.shape, tokens, self.model, self.config["seed"])
 
     def _fits(self, spec: MethodSpec) -> bool:
         """Whether a method wants the codebooks that are here."""
@@ -103,6 +112,12 @@ class Prepared:
         plainly = {key: value for key, value in spec.options.items() if key in self.config["astra"]}
         one_token = self.config["training"]["class_tokens"] == "one" and self.shape.class_token
         return self._fits(spec) and AstraOptions(**spec.options) == AstraOptions(**plainly) and not one_token
+
+
+def _order(key: str, rows: int, count: int) -> list[int]:
+    """`count` of so many rows in an order that the key decides."""
+    order = random.Random(key).sample(range(rows), rows)
+    return [order[i % rows] for i in range(count)]
 
 
 def read(path: Path) -> Prepared:

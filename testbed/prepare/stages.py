@@ -17,21 +17,20 @@ from runtime.families import TOKENIZER
 from runtime.families.source import MODEL, PREPARED_FORMAT
 from runtime.methods.astra import Astra, streams
 from runtime.model import SHAPE, fingerprint, load_shape
+from runtime.task import TASKS
 from runtime.training import measure, train
 from runtime.training.data import Data
-from runtime.training.task import TASKS
 from runtime.training.train import Hooks
 from testbed import data
 from testbed.inputs import BadInputs
 from testbed.prepare import card, source
-from testbed.prepare.folder import CODEBOOKS
+from testbed.prepare.folder import CODEBOOKS, ORIGINAL
 from testbed.prepare.progress import Progress
 from testbed.prepare.recipe import plain
 from testbed.prepare.work import Work
 from testbed.statistics import mean_interval
 from testbed.tables import METRICS, duration, metric
 
-ORIGINAL = "original"
 INITIAL, KMEANS = "initial", "kmeans.safetensors"  # in the scratch folder
 MOST_DEVICES = 8  # on how many the result is measured; the codebooks serve any number
 VECTORS_PER_CODEWORD = 8  # that k-means sees
