@@ -23,7 +23,7 @@ def here(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
     of perplexities, else "difference". Intervals: Wilson's of a share, else bootstraps. None where answers are not
     known, or an output was not finite.
     """
-    scores = [row.get("score") for row in rows]
+    scores: list[Any] = [row.get("score") for row in rows]
     if not scores or any(one is None or one["this"] is None or one["single"] is None for one in scores):
         return None
     name = scores[0]["metric"]
