@@ -251,7 +251,7 @@ def draw(found: list[Cell], path: Path) -> None:
         axes[0, 0].set(ylabel="latency, s")
         axes[1, 0].set(ylabel="top-1; perplexity")
         figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
-        figure.savefig(path, metadata={"Date": None})  # type: ignore[no-untyped-call]
+        figure.savefig(path, metadata={"Date": None})
 
 
 def _lines() -> Iterator[tuple[dict[str, Any], bool, bool, bool]]:

@@ -42,7 +42,7 @@ def differences(runs: Mapping[str, Sequence[RunData]]) -> list[Difference]:
     Settings of one kind that differ alike are one entry. Of a link or switch that a run lacks only the name is told:
     its settings are compared among the runs that have it. Several runs of one letter, a sweep, have the values of all.
     """
-    found = {letter: _together([_settings(run) for run in own]) for letter, own in runs.items()}
+    found = {letter: _together([settings_of(run) for run in own]) for letter, own in runs.items()}
     alike: dict[tuple[str, str], list[str]] = {}
     for key in dict.fromkeys(key for settings in found.values() for key in settings):
         values = {
@@ -112,7 +112,7 @@ def _listed(values: Sequence[str]) -> str:
     return " or ".join([*values[:SHOWN_VALUES], *([f"{more} more"] if more > 0 else [])])
 
 
-def _settings(run: RunData) -> dict[str, str]:
+def settings_of(run: RunData) -> dict[str, str]:
     """What matters for a comparison, flat and in words: "machine.cpu" -> its value."""
     manifest, topology = run.manifest, run.topology
     git, profile = manifest.get("git") or {}, manifest.get("profile") or {}

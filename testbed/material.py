@@ -7,7 +7,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -143,7 +143,9 @@ def _extra(spec: MethodSpec, folder: Path, samples: Sequence[Tensor], say: Calla
     """The file that a method's `prepare` writes for this model and these samples."""
     kind = methods.load(spec.method)
     options = kind.Options(**spec.options)
-    key = hashlib.sha256(json.dumps([FORMAT, spec.method, models.identity(folder), asdict(options)]).encode())
+    key = hashlib.sha256(
+        json.dumps([FORMAT, spec.method, models.identity(folder), kind.prepared_from(options)]).encode()
+    )
     for sample in samples:
         key.update(sample.numpy().tobytes())
     path = models.cache_folder().parent / "extras" / f"{key.hexdigest()[:24]}.safetensors"

@@ -77,7 +77,10 @@ run:
   repeats: {repeats}
   budget: {budget} s
 """
-ALL = "[single, tensor, sequence, {block: {joins: 1}}, pipeline, {astra: {groups: 1, codewords: 64}}]"
+ALL = (
+    "[single, tensor, sequence, {block: {joins: 1}}, pipeline, {astra: {groups: 1, codewords: 64}}, "
+    "{astra: {groups: 1, codewords: 64, transport: udp, deadline: 5 s}}]"
+)
 
 
 def topology(folder: Path, text: str = LOCAL, **values: Any) -> Path:

@@ -16,6 +16,8 @@ from runtime.layer import Attended, Layer
 from runtime.methods.astra import streams
 from runtime.model import Model, load
 from runtime.plan import Plan
+from testbed import material
+from testbed.topology import MethodSpec, RunSpec
 from tests.devices import codebooks, planned, random_input, request, shaken
 
 TOKENS = 37
@@ -135,3 +137,16 @@ def occurring(model: Model, raw: Tensor, names: list[str], codewords: int) -> di
         book[0, : len(raw)] = rows[0]
         books[name] = book
     return books
+
+
+def test_codebooks_are_kept_by_what_they_depend_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not by how codes travel or who holds which tokens: what a second such method needs is there already."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    sizes: dict[str, Any] = {"groups": 1, "codewords": 4}
+    same = [{}, {"transport": "udp", "deadline": "1 s"}, {"split": "3/1"}]
+    other = [{"groups": 2}, {"codewords": 2}, {"code": "residual"}]
+    specs = tuple(MethodSpec("astra", {**sizes, **more}) for more in (*same, *other))
+    run = RunSpec("h1", "gpt2-tiny", tokens=8, methods=specs, repeats=1)
+    ready = material.gather(run, material.collect(run), tmp_path / "requests", lambda words: None)
+    files = [ready.extras[spec.label] for spec in specs]
+    assert len(set(files)) == 1 + len(other) and files[0] == files[1] == files[2]

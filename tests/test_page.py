@@ -6,13 +6,16 @@ import re
 import shutil
 from dataclasses import replace
 from html.parser import HTMLParser
+from itertools import combinations
 from pathlib import Path
 from statistics import mean, median
 from typing import Any
 from xml.etree import ElementTree as ET
 
+import numpy as np
 import pytest
 
+from runtime.methods import METHODS
 from testbed import store
 from testbed.cli import main
 from testbed.page import frontier, latency, style, timeline
@@ -301,6 +304,28 @@ def test_the_page_of_one_run_lies_in_its_folder(tmp_path: Path, capsys: pytest.C
     assert capsys.readouterr().out == f"{run / 'report.html'}\n"
     shutil.copytree(run, tmp_path / "moved")
     assert gather([tmp_path / "moved"]).runs[0].verdict == "ok"
+
+
+def test_colours_of_methods_are_told_apart_also_by_the_colour_blind() -> None:
+    """CIE 76 distances as seen, and with one kind of cones missing (Machado, Oliveira and Fernandes, 2009)."""
+    seen = {
+        "all": np.eye(3),
+        "no red": [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]],
+        "no green": [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.01182, 0.04294, 0.968881]],
+        "no blue": [[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602], [0.004733, 0.691367, 0.3039]],
+    }
+    to_xyz = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]])
+
+    def lab(linear: Any) -> Any:
+        x, y, z = np.cbrt(to_xyz @ np.clip(linear, 0, 1) / [0.9505, 1, 1.089])
+        return np.array([116 * y - 16, 500 * (x - y), 200 * (y - z)])
+
+    assert set(style.COLOURS) == set(METHODS)
+    colours = [np.array([int(c[i : i + 2], 16) / 255 for i in (1, 3, 5)]) ** 2.2 for c, *_ in style.COLOURS.values()]
+    for name, eyes in seen.items():
+        places = [lab(np.array(eyes) @ colour) for colour in colours]
+        least = min(np.linalg.norm(one - other) for one, other in combinations(places, 2))
+        assert least > 12, name  # 2.3 is just noticeable
 
 
 def test_a_method_has_its_colour_and_variants_their_own_mark() -> None:

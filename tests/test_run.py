@@ -64,6 +64,7 @@ def test_summary_is_the_contract(finished: tuple[Path, int, str]) -> None:
     summary = runs.read(out, "summary.json")
     assert [m["label"] for m in summary["methods"]] == [
         "single", "tensor", "sequence", "block AG joins=1", "pipeline", "astra G=1 K=64",
+        "astra G=1 K=64 transport=udp deadline=5 s",
     ]  # fmt: skip
     for method in summary["methods"]:
         assert method.keys() >= SUMMARY_KEYS
@@ -84,6 +85,15 @@ def test_exact_methods_are_exact_and_the_others_say_how_far(finished: tuple[Path
         else:
             assert fidelity["max_abs_error"] < 1e-4
             assert fidelity["cosine"] > 0.9999
+
+
+def test_over_udp_nothing_is_lost_where_links_lose_nothing(finished: tuple[Path, int, str]) -> None:
+    """And with the codebooks of the other transport the same comes out."""
+    *_, tcp, udp = runs.read(finished[0], "summary.json")["methods"]
+    assert udp["fidelity"] == tcp["fidelity"] and tcp["lost"] is None
+    layers, tokens = 4, 50
+    assert udp["lost"]["due"] == 2 * 2 * layers * tokens and udp["lost"]["tokens"] == 0
+    assert "transport=udp deadline=5 s 0 of 800 tokens" in " ".join(finished[2].split())
 
 
 def test_bytes_equal_the_formula_and_the_wire_covers_them(finished: tuple[Path, int, str]) -> None:

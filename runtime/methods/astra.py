@@ -143,6 +143,11 @@ class Astra(Method):
         return 4 * options.codewords
 
     @classmethod
+    def prepared_from(cls, options: AstraOptions) -> dict[str, object]:
+        """How codes travel, and who holds which tokens, is nothing to codebooks."""
+        return {"groups": options.groups, "codewords": options.codewords, "code": options.code}
+
+    @classmethod
     def prepare(cls, folder: Path, options: AstraOptions, samples: Sequence[Tensor], out: Path) -> None:
         """k-means codebooks of the model's own activations on sample inputs. Raises ValueError if they are too few."""
         model = load(folder)

@@ -71,6 +71,11 @@ class Method:
         return 0
 
     @classmethod
+    def prepared_from(cls, options: Any) -> dict[str, Any]:
+        """The options on which depends what `prepare` writes."""
+        return {}
+
+    @classmethod
     def prepare(cls, folder: Path, options: Any, samples: Sequence[Tensor], out: Path) -> None:
         """Write to `out` what the devices need beside the model, made from raw inputs of `sample_tokens` and more."""
 

@@ -22,7 +22,7 @@ _UNSET, _LONGEST, _MOST = "unset", 40, 4  # characters of a value, and how many 
 
 def facts(run: RunData, drawn: Topology | None) -> Facts:
     """All that matters of a run, as if it were on this network, in words; nothing where that cannot be read."""
-    return {} if drawn is None else differences._settings(replace(run, topology=yaml.safe_load(write(drawn))))
+    return {} if drawn is None else differences.settings_of(replace(run, topology=yaml.safe_load(write(drawn))))
 
 
 def common(found: Sequence[Facts]) -> Facts:

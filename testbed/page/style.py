@@ -13,15 +13,17 @@ from typing import Any
 
 INK, FAINT, GRID, WARN = "#1a1a1a", "#595959", "#e3e3e3", "#d55e00"
 LOST = "rgba(213, 94, 0, 0.10)"  # behind the region where single wins
-COLOURS = {  # method: colour, plotly mark, matplotlib mark
+COLOURS = {  # method: colour (Okabe and Ito's, and Tol's wine), plotly mark, matplotlib mark
     "single": ("#000000", "circle", "o"),
     "tensor": ("#e69f00", "square", "s"),
     "sequence": ("#56b4e9", "diamond", "D"),
     "block": ("#009e73", "triangle-up", "^"),
     "pipeline": ("#0072b2", "triangle-down", "v"),
     "astra": ("#d55e00", "star", "*"),
+    "prism": ("#cc79a7", "pentagon", "p"),
+    "topk": ("#882255", "cross", "P"),
 }
-OTHER = ("#cc79a7", "hexagon", "h")
+OTHER = ("#999999", "hexagon", "h")
 VARIANTS = (("solid", "", "-"), ("dash", "-open", "--"), ("dot", "-dot", ":"), ("dashdot", "-open-dot", "-."))
 KINDS = {  # of work of a device: colour, colour of words on it
     "compute": ("#0072b2", "#ffffff"),
