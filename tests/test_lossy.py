@@ -1,0 +1,62 @@
+"""benchmarks/lossy.py: the files it writes are good ones, and its table says what was measured."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from benchmarks.lossy import VARIANTS, Cell, Variant, document, draw, recipe, sweep
+from testbed import yamlfile
+from testbed.prepare import recipe as recipes
+from testbed.sweep import grid
+from testbed.topology import load
+
+
+@pytest.mark.parametrize("variant", VARIANTS, ids=lambda variant: variant.name)
+def test_recipes_and_sweeps_are_good_files(tmp_path: Path, variant: Variant) -> None:
+    made, file = recipe(variant, tmp_path, False), tmp_path / "file.yaml"
+    file.write_text(yaml.safe_dump(made))
+    kept = recipes.kept(file)
+    assert kept.astra.groups == variant.groups and (kept.training.message_dropout > 0) == variant.dropout
+    assert (kept.original is None) == (variant.groups > 1 or variant.dropout)
+    file.write_text(sweep(variant, tmp_path, made["tokens"], False))
+    found = set()
+    for one in grid.expand(yamlfile.read(file)):
+        (tmp_path / "one.yaml").write_text(yaml.safe_dump(one.value))
+        loaded = load(tmp_path / "one.yaml")
+        up, down = loaded.links[0].up.loss, loaded.links[0].down.loss
+        assert down.mean == 0 and [spec.method for spec in loaded.run.methods] == ["astra", "astra"]
+        found.add((round(up.mean, 6), up.enter > 0))
+    assert found == {(0.0, False), *((loss, bursts) for loss in (0.01, 0.05, 0.1) for bursts in (False, True))}
+
+
+def cell(loss: float, udp: bool, value: float, variant: Variant = VARIANTS[0], bursts: bool = False) -> Cell:
+    here = {
+        "metric": "top1", "value": value, "ci95": [value - 0.1, value + 0.1], "n": 40,
+        "paired": {"kind": "difference", "value": value - 1, "ci95": [value - 1.1, value - 0.9]},
+    }  # fmt: skip
+    found: dict[str, Any] = {
+        "status": "ok", "requests": 40, "here": here, "latency_s": {"median": 0.1 + loss, "ci95": [0.09, 0.3]},
+        "lost": {"share": loss} if udp else None,
+    }  # fmt: skip
+    return Cell(variant, loss, bursts, udp, found, True)
+
+
+def test_a_row_for_each_loss_with_what_was_measured_there(tmp_path: Path) -> None:
+    cells = [cell(0.05, udp, 0.75 if udp else 0.875) for udp in (False, True)]
+    cells += [cell(0.0, True, 0.5), cell(0.05, True, 0.25, bursts=True), cell(0.05, True, 0.8125, VARIANTS[1])]
+    wrong = replace(cell(0.0, False, 0.125), valid=False)
+    text = document([*cells, wrong], "plot.svg", "command")
+    rows = [line for line in text.splitlines() if line.startswith("| ") and "%" in line]
+    assert [row.split(" | ")[0] for row in rows] == ["| 0 %", "| 5 %", "| 5 % in bursts"]
+    assert rows[1].count("150 ms (90 ms to 300 ms, n 40)") == 2 and "| 5 % |" in rows[1]
+    for words in ("top-1 87.5% (77.5% to 97.5%, n 40)", "top-1 75.0% (", "-25.0% (", "top-1 81.2% (", "-18.8% ("):
+        assert words in rows[1]
+    assert rows[0].startswith("| 0 % | - | 100 ms") and "12.5%" not in text
+    assert "Left out: 1 of 6 cells" in text
+    draw(cells, tmp_path / "plot.svg")
+    assert "UDP, dropout, bursts" in (tmp_path / "plot.svg").read_text()
