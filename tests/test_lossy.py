@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 import yaml
 
-from benchmarks.lossy import VARIANTS, Cell, Variant, document, draw, recipe, sweep
+from benchmarks.lossy import recipe, sweep
+from benchmarks.lossy_report import VARIANTS, Cell, Variant, document, draw
 from testbed import yamlfile
 from testbed.prepare import recipe as recipes
 from testbed.sweep import grid
@@ -34,6 +35,9 @@ def test_recipes_and_sweeps_are_good_files(tmp_path: Path, variant: Variant) -> 
     assert found == {(0.0, False), *((loss, bursts) for loss in (0.01, 0.05, 0.1) for bursts in (False, True))}
 
 
+SETTINGS = {"deadline": "25 ms", "burst": 2, "dropout": 0.1, "command": "this"}
+
+
 def cell(loss: float, udp: bool, value: float, variant: Variant = VARIANTS[0], bursts: bool = False) -> Cell:
     here = {
         "metric": "top1", "value": value, "ci95": [value - 0.1, value + 0.1], "n": 40,
@@ -43,18 +47,19 @@ def cell(loss: float, udp: bool, value: float, variant: Variant = VARIANTS[0], b
         "status": "ok", "requests": 40, "here": here, "latency_s": {"median": 0.1 + loss, "ci95": [0.09, 0.3]},
         "lost": {"share": loss} if udp else None,
     }  # fmt: skip
-    return Cell(variant, loss, bursts, udp, found, True)
+    scores = {number: {"metric": "top1", "this": float(number < 16 * value), "single": 1.0} for number in range(16)}
+    return Cell(variant, loss, bursts, udp, found, True, scores)
 
 
 def test_a_row_for_each_loss_with_what_was_measured_there(tmp_path: Path) -> None:
     cells = [cell(0.05, udp, 0.75 if udp else 0.875) for udp in (False, True)]
     cells += [cell(0.0, True, 0.5), cell(0.05, True, 0.25, bursts=True), cell(0.05, True, 0.8125, VARIANTS[1])]
     wrong = replace(cell(0.0, False, 0.125), valid=False)
-    text = document([*cells, wrong], "plot.svg", "command")
+    text = document([*cells, wrong], "plot.svg", SETTINGS)
     rows = [line for line in text.splitlines() if line.startswith("| ") and "%" in line]
     assert [row.split(" | ")[0] for row in rows] == ["| 0 %", "| 5 %", "| 5 % in bursts"]
     assert rows[1].count("150 ms (90 ms to 300 ms, n 40)") == 2 and "| 5 % |" in rows[1]
-    for words in ("top-1 87.5% (77.5% to 97.5%, n 40)", "top-1 75.0% (", "-25.0% (", "top-1 81.2% (", "-18.8% ("):
+    for words in ("top-1 87.5% (77.5% to 97.5%, n 40)", "top-1 75.0% (", "-25.0% (", "top-1 81.2% (", "6.2% (0.0% to"):
         assert words in rows[1]
     assert rows[0].startswith("| 0 % | - | 100 ms") and "12.5%" not in text
     assert "Left out: 1 of 6 cells" in text

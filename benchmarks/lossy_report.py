@@ -1,0 +1,208 @@
+"""What `benchmarks/lossy.py` measured: read from its sweeps, as a table and as a plot."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from testbed import topology
+from testbed.differences import INVALID
+from testbed.here import here
+from testbed.predict.counted import counted
+from testbed.store import RunData
+from testbed.summary import summary
+from testbed.tables import METRICS, NONE, duration, metric
+
+TITLES = {"digits": "ViT on digits", "corpus": "byte-level GPT-2 on the corpus"}
+GROUPS = (1, 32)
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A model to prepare: kind of data, groups of its codes, whether it was trained with message dropout."""
+
+    kind: str
+    groups: int
+    dropout: bool
+
+    @property
+    def name(self) -> str:
+        return f"{self.kind}_g{self.groups}{'_dropout' * self.dropout}"
+
+
+VARIANTS = [Variant(kind, groups, dropout) for kind in TITLES for groups in GROUPS for dropout in (False, True)]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One method under one loss: its entry of summary.json, whether its network was the declared one, and the scores
+    of its requests by number."""
+
+    variant: Variant
+    loss: float
+    bursts: bool
+    udp: bool
+    found: dict[str, Any]
+    valid: bool
+    scores: Mapping[int, dict[str, Any]] = field(default_factory=dict)
+
+    @property
+    def good(self) -> bool:
+        """Whether it is to be shown."""
+        return self.valid and bool(self.found["status"] == "ok")
+
+
+def cells(out: Path) -> Iterator[Cell]:
+    """All that was measured."""
+    for variant in (one for one in VARIANTS if (out / f"sweep_{one.name}").exists()):
+        for run in counted(out / f"sweep_{variant.name}").runs:
+            described, lane = summary(run), topology.load(run.path / "run.yaml").links[0].up
+            valid = described["network"]["verdict"] not in INVALID
+            for found in described["methods"]:
+                udp = found["options"].get("transport") == "udp"
+                scores = _scores(run, found["label"])
+                yield Cell(variant, round(lane.loss.mean, 4), lane.loss.enter > 0, udp, found, valid, scores)
+
+
+def _scores(run: RunData, label: str) -> dict[int, dict[str, Any]]:
+    rows = (row for row in run.records if row["label"] == label and not row["warmup"])
+    return {row["request"]: row["score"] for row in rows if row.get("score")}
+
+
+# What is shown
+
+HEAD = (
+    "loss", "TCP: latency", "UDP: latency", "codes lost", "task over TCP", "task over UDP", "against one device",
+    "trained with dropout", "against without",
+)  # fmt: skip
+
+
+def text(found: list[Cell], variant: Variant) -> list[str]:
+    """The table of a model and its sister that was trained with dropout."""
+    settings = sorted({(cell.bursts, cell.loss) for cell in found if cell.variant == variant})
+    rows = [HEAD, ("---",) * len(HEAD), *(_row(found, variant, setting) for setting in settings)]
+    return ["| " + " | ".join(words) + " |" for words in rows]
+
+
+def one(found: Sequence[Cell], variant: Variant, setting: tuple[bool, float], udp: bool) -> Cell | None:
+    """What was measured there on the declared network, None if nothing was."""
+    same = (c for c in found if (c.variant, (c.bursts, c.loss), c.udp) == (variant, setting, udp) and c.good)
+    return next(same, None)
+
+
+def _row(found: Sequence[Cell], variant: Variant, setting: tuple[bool, float]) -> tuple[str, ...]:
+    sister = Variant(variant.kind, variant.groups, True)
+    tcp, udp = (one(found, variant, setting, over) for over in (False, True))
+    trained, (bursts, loss) = one(found, sister, setting, True), setting
+    share = None if udp is None or udp.found["lost"] is None else udp.found["lost"]["share"]
+    return (
+        f"{100 * loss:g} %{' in bursts' * bursts}", _latency(tcp), _latency(udp),
+        NONE if share is None else f"{100 * share:.2g} %", _worth(tcp), _worth(udp),
+        _paired(None if udp is None else udp.found["here"]), _worth(trained), _paired(against(trained, udp)),
+    )  # fmt: skip
+
+
+def against(cell: Cell | None, other: Cell | None) -> dict[str, Any] | None:
+    """What `testbed.here` says of the requests that both have, the other in the place of one device."""
+    if cell is None or other is None:
+        return None
+    both = [(cell.scores[number], other.scores[number]) for number in cell.scores if number in other.scores]
+    return here([{"score": {"metric": a["metric"], "this": a["this"], "single": b["this"]}} for a, b in both])
+
+
+def _latency(cell: Cell | None) -> str:
+    if cell is None:
+        return NONE
+    median, requests = cell.found["latency_s"]["median"], cell.found["requests"]
+    low, high = (duration(end) for end in cell.found["latency_s"]["ci95"])
+    return f"{duration(median)} ({low} to {high}, n {requests})"
+
+
+def _worth(cell: Cell | None) -> str:
+    worth = cell and cell.found["here"]
+    if not worth:
+        return NONE
+    value, low, high = (metric(worth["metric"], one) for one in (worth["value"], *worth["ci95"]))
+    return f"{METRICS[worth['metric']]} {value} ({low} to {high}, n {worth['n']})"
+
+
+def _paired(worth: Mapping[str, Any] | None) -> str:
+    if not worth:
+        return NONE
+    paired, times = worth["paired"], "x" * (worth["paired"]["kind"] == "ratio")
+    value, low, high = (f"{metric(worth['metric'], one)}{times}" for one in (paired["value"], *paired["ci95"]))
+    return f"{value} ({low} to {high})"
+
+
+PREFACE = """\
+# Codes that may be lost
+
+ASTRA's codes over UDP, each datagram once, tokens masked out whose codes have not come {deadline} after a device began
+to wait for a layer, against the same codes over TCP, which sends again. 4 devices in a star of 20 Mbit/s and 5 ms per
+link; every frame from a host to the switch is lost with the probability of the row, independently or in bursts of
+{burst} on average; input and result travel over TCP and are lost alike. Task: by the outputs of these very requests on
+held-out inputs, top-1, or perplexity of the byte after the prompt; against one device: on the same requests, the
+difference, or the ratio of perplexities. Latency: median. Intervals of 95 %. Trained with dropout: fine-tuned with
+`message_dropout: {dropout}`, over UDP, and against the model without it on the same requests. `{command}` repeats all
+of it.
+
+![latency and task against loss]({plot})
+"""
+
+
+def document(found: list[Cell], plot: str, settings: Mapping[str, Any]) -> str:
+    """Markdown. settings: deadline, burst, dropout, command."""
+    parts = [PREFACE.format(plot=plot, **settings)]
+    for variant in VARIANTS:
+        if not variant.dropout and any(cell.variant == variant for cell in found):
+            parts += [f"## {TITLES[variant.kind]}, G = {variant.groups}", "", *text(found, variant), ""]
+    if left := [cell for cell in found if not cell.good]:
+        parts.append(f"Left out: {len(left)} of {len(found)} cells failed, or their network was not the declared one.")
+    return "\n".join(parts).rstrip() + "\n"
+
+
+def draw(found: list[Cell], path: Path) -> None:
+    """Latency above, task below, against loss; a column for each kind of data and groups."""
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    from testbed.page.paper import SETTINGS
+
+    plain = [one for one in VARIANTS if not one.dropout and any(cell.variant == one for cell in found)]
+    with mpl.rc_context(SETTINGS):
+        figure = Figure(figsize=(2.6 * len(plain), 4.6))
+        axes = figure.subplots(2, len(plain), squeeze=False, sharex=True)
+        for column, variant in enumerate(plain):
+            for line, bursts, udp, dropout in _lines():
+                own = Variant(variant.kind, variant.groups, dropout)
+                _line(axes[:, column], line, [c for c in found if (c.variant, c.udp) == (own, udp) and c.good], bursts)
+            axes[0, column].set(title=f"{TITLES[variant.kind]}, G = {variant.groups}", ylim=(0, None))
+            axes[1, column].set(xlabel="loss, %")
+        axes[0, 0].set(ylabel="latency, s")
+        axes[1, 0].set(ylabel="top-1; perplexity")
+        figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
+        figure.savefig(path, metadata={"Date": None})
+
+
+def _lines() -> Iterator[tuple[dict[str, Any], bool, bool, bool]]:
+    """Looks, in bursts or not, over UDP or not, trained with dropout or not."""
+    for bursts, dash in ((False, "-"), (True, "--")):
+        more = ", bursts" * bursts
+        yield {"color": "#0072B2", "ls": dash, "marker": "o", "label": f"TCP{more}"}, bursts, False, False
+        yield {"color": "#D55E00", "ls": dash, "marker": "s", "label": f"UDP{more}"}, bursts, True, False
+        yield {"color": "#009E73", "ls": dash, "marker": "^", "label": f"UDP, dropout{more}"}, bursts, True, True
+
+
+def _line(axes: Any, look: dict[str, Any], found: list[Cell], bursts: bool) -> None:
+    """One line in both panels of a column; without loss there are no bursts either: both kinds begin there."""
+    own = sorted((c for c in found if c.bursts == bursts or not c.loss), key=lambda cell: cell.loss)
+    for axis, key in zip(axes, ("latency_s", "here"), strict=True):
+        points = [(100 * c.loss, c.found[key]) for c in own if c.found[key]]
+        middle = [entry["median" if key == "latency_s" else "value"] for _, entry in points]
+        ends = [
+            (m, m) if None in entry["ci95"] else entry["ci95"] for m, (_, entry) in zip(middle, points, strict=True)
+        ]
+        errors = [[abs(m - both[side]) for m, both in zip(middle, ends, strict=True)] for side in (0, 1)]
+        axis.errorbar([x for x, _ in points], middle, errors, ms=3, lw=1, elinewidth=0.7, capsize=2, **look)
