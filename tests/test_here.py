@@ -18,7 +18,7 @@ from testbed.here import here, says
 from testbed.prepare.folder import Prepared
 from tests.devices import shaken
 from tests.test_page import visible, written
-from tests.test_summary import method, rows, saved
+from tests.test_summary import codes, method, rows, saved
 
 
 def scored(metric: str, pairs: list[tuple[float | None, float]]) -> list[dict[str, Any]]:
@@ -83,6 +83,14 @@ def test_what_is_right_of_a_text_is_the_next_id_or_what_the_original_says(tmp_pa
         return
     whole = text.read_bytes()
     assert all(bytes([*one.tolist(), int(following)]) in whole for one, following in zip(raw, right, strict=True))
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_codes_whose_outputs_are_judged_are_not_called_untuned(tmp_path: Path, known: bool) -> None:
+    own = rows("astra", 1, 1.0)
+    own[0]["score"] = {"metric": "top1", "this": 1.0, "single": 1.0} if known else None
+    run = saved(tmp_path / "out", [method("astra", [0, 0], equals_single=False)], own)
+    assert ("changes-function" in codes(run)) is not known
 
 
 def test_the_page_shows_it(tmp_path: Path) -> None:
