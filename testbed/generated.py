@@ -1,4 +1,4 @@
-"""What a run's table says of generation: time to the first new token, time per further one, and what was kept for it."""
+"""What a table says of generation: time to the first new token, time per further one, and what was kept for it."""
 
 from __future__ import annotations
 
@@ -21,9 +21,7 @@ def times(method: Mapping[str, Any]) -> str:
 def legend(methods: Sequence[Mapping[str, Any]]) -> str:
     """What latency and the column of new tokens are, where there are any."""
     count = next((method["generation"]["tokens"] for method in methods if method.get("generation")), None)
-    return (
-        "" if count is None else f"latency: until the source knows {count} new tokens; TTFT: until it knows the first"
-    )
+    return "" if count is None else f"latency: until the source knows all {count} new tokens; TTFT: the first of them"
 
 
 def kept(methods: Sequence[Mapping[str, Any]]) -> str:
