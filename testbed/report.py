@@ -194,7 +194,7 @@ def fidelity(method: Mapping[str, Any]) -> str:
     found = method["fidelity"]
     if found["max_abs_error"] is None:
         return "not finite" if method["requests"] and method["compared"] else NONE
-    tokens = found.get("token_agreement")
+    tokens = (method.get("generation") or {}).get("token_agreement")
     same = [] if tokens is None else [f"tokens {tokens:.0%}"]
     if method["equals_single"]:
         return "\n".join([f"err {error(found['max_abs_error'])}", *same])

@@ -19,17 +19,23 @@ from runtime.fidelity import agreement
 from runtime.methods.astra import AstraOptions
 from runtime.model import load
 from runtime.plan import Generation, Plan, Span
+from runtime.profile import ProfileError
 from runtime.record import Record
 from runtime.sampling import Sampler
 from runtime.shape import Shape
 from runtime.training.measure import coded, streams_of
 from runtime.transport.gather import Cut
 from testbed import check
+from testbed.predict.command import How as Prediction
+from testbed.predict.command import main as predict
+from testbed.predict.work import PredictError
+from testbed.profile import How as Timing
+from testbed.profile import profile
 from testbed.topology import dump
 from testbed.truth import untold
 from tests.devices import codebooks, planned, random_input, request
 from tests.files import loaded
-from tests.runs import command, read, records, run
+from tests.runs import read, records, run
 from tests.taps import Forwarder, udp_mesh
 from tests.test_families import checkpoint
 from tests.test_udp_requests import LONG, reference
@@ -159,7 +165,12 @@ def test_codes_that_were_lost_stay_lost(tmp_path: Path) -> None:
     folder, options, tokens = lively("llama", tmp_path)[1], {"groups": 32, "codewords": 16}, 150
     model, books = load(folder), codebooks(folder, options, tokens, tmp_path / "books")
     plan = planned("astra", {**options, "transport": "udp", "deadline": LONG}, model.shape, tokens, 3)
-    losses = {(0, 2, 0): {0, 1}, (1, 2, 0): {1}, (0, 2, 1): {0}, (1, 2, 1): {0, 1}}  # sender, receiver, layer: sequence numbers
+    losses = {
+        (0, 2, 0): {0, 1},
+        (1, 2, 0): {1},
+        (0, 2, 1): {0},
+        (1, 2, 1): {0, 1},
+    }  # sender, receiver, layer: sequence numbers
     unheard: dict[tuple[int, int], list[int]] = {}
     for (sender, receiver, layer), numbers in losses.items():
         for span in (Cut(plan.shares[sender].tokens, 32 * 4, 2).spans[number] for number in numbers):
@@ -294,6 +305,14 @@ def test_a_file_says_how_to_generate_and_a_saved_one_says_the_same(
     assert loaded(tmp_path, dump(found)) == found
 
 
+def test_what_follows_a_prompt_is_neither_predicted_nor_profiled(tmp_path: Path) -> None:
+    topology = loaded(tmp_path, told())
+    with pytest.raises(PredictError, match=r"t\.yaml: run\.generate: what follows a prompt is not predicted"):
+        predict(tmp_path / "t.yaml", None, Prediction(), True, print)
+    with pytest.raises(ProfileError, match=r"run\.generate: a profile is of the prompt alone"):
+        profile(topology, "t", Timing(), print)
+
+
 RUN = """
 name: spoken
 backend: local
@@ -322,9 +341,7 @@ def test_a_run_tells_its_two_times_apart_and_what_was_kept(tmp_path: Path) -> No
         assert spoken["token_bytes"] == sent and spoken["tokens"] == 5 and not spoken["greedy"]
         assert spoken["ttft_s"]["n"] == spoken["token_s"]["n"] == 3
         assert 0 < spoken["ttft_s"]["median"] < found["latency_s"]["median"]
-        assert found["fidelity"]["token_agreement"] == 1.0 or not found["equals_single"]
+        assert spoken["token_agreement"] == 1.0 or not found["equals_single"]
     rows = records(tmp_path / "out")
     assert all(len(row["generated"]) == 5 and row["ttft_s"] < row["latency_s"] for row in rows if row["host"] == "h1")
     assert all(row["generated"] is None and row["ttft_s"] is None for row in rows if row["host"] != "h1")
-    status, text = command("predict", tmp_path / "t.yaml")
-    assert status == 2 and "what follows a prompt is not predicted" in text and len(text.splitlines()) == 1
