@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import re
 from contextlib import ExitStack
 from dataclasses import replace
@@ -13,6 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 from runtime import families, methods, mixed
+from runtime.collectives import Exchange
 from runtime.decoding import continued, token_bytes
 from runtime.errors import Unfit
 from runtime.fidelity import agreement
@@ -151,6 +153,25 @@ def test_what_is_kept_and_sent_is_what_the_formulas_say(folder: Path, tmp_path: 
         source = found[0]
         assert source.ttft_s is not None and source.token_s is not None
         assert 0 < source.ttft_s < source.ttft_s + (NEW - 1) * source.token_s <= source.latency_s + 1e-9
+
+
+@pytest.mark.parametrize("method", ["sequence", "astra"])
+def test_of_codes_nothing_stays_rebuilt(folder: Path, tmp_path: Path, method: str) -> None:
+    """Tensors that are alive when a token is told and have the size of the others' K or V in a layer: sequence keeps
+    two for each layer, which shows that they are found."""
+    model, found = load(folder), list[int]()
+    plan = planned(method, CODES[1] if method == "astra" else {}, model.shape, TOKENS, 3)
+    size = (model.shape.kv_heads, plan.shares[-1].tokens.start, model.shape.head_dim)
+
+    class Looking(Exchange):
+        def send_token(self, rank: int, token: int) -> None:
+            found.append(sum(type(one) is torch.Tensor and one.shape == size for one in gc.get_objects()))
+            super().send_token(rank, token)
+
+    extra = codebooks(folder, CODES[1], TOKENS, tmp_path / "books") if method == "astra" else None
+    plan, raw = replace(plan, generation=Generation(2)), random_input(model.shape, TOKENS)
+    request(folder, plan, raw, extra, exchange=Looking)
+    assert found == [0 if method == "astra" else 2 * model.shape.layers] * 2
 
 
 def test_the_codes_of_llama_3_8b_take_what_is_published() -> None:
