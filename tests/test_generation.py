@@ -15,9 +15,11 @@ from safetensors.torch import load_file
 
 from runtime import families, methods, mixed
 from runtime.collectives import Exchange
-from runtime.decoding import continued, token_bytes
+from runtime.decoding import continued, decode, token_bytes
 from runtime.errors import Unfit
 from runtime.fidelity import agreement
+from runtime.layer import alone
+from runtime.memory import Memory, Remembering
 from runtime.methods.astra import AstraOptions
 from runtime.model import load
 from runtime.plan import Generation, Plan, Span
@@ -42,7 +44,7 @@ from tests.taps import Forwarder, udp_mesh
 from tests.test_families import checkpoint
 from tests.test_udp_requests import LONG, reference
 
-TOKENS, NEW = 21, 6
+TOKENS, NEW = 21, 10
 GREEDY, DRAWN = Generation(NEW), Generation(NEW, temperature=0.3, top_k=30, seed=5)
 CODES: list[dict[str, Any]] = [
     {"groups": 1, "codewords": 16, "code": "input"},
@@ -105,6 +107,19 @@ def test_exact_methods_say_what_one_device_says(folder: Path, method: str) -> No
         for devices in (1, 3):
             plan = planned(method, {}, model.shape, TOKENS, devices)
             assert generated(folder, plan, how)[0].generated == truth
+
+
+def test_logits_of_new_tokens_are_those_of_a_longer_prompt(folder: Path) -> None:
+    """Closer than tokens can tell: those hide a key that stands at a wrong position nearby."""
+    model, memory = load(folder), Memory(0, TOKENS + NEW - 1)
+    ids = random_input(model.shape, TOKENS)
+    x = model.embed(ids, 0, TOKENS)
+    for layer in model.layers:
+        x = layer(x, 0, Remembering(alone, memory))
+    for token, logits in decode(model, memory, model.read_out(x, 0), GREEDY):
+        torch.testing.assert_close(logits, model(ids), atol=1e-5, rtol=1e-5)
+        ids = torch.cat([ids, torch.tensor([token])])
+    assert len(ids) == TOKENS + NEW
 
 
 @pytest.mark.parametrize(("method", "options"), [("prism", {"segments": 2}), ("topk", {"keep": 5})], ids=str)
