@@ -23,7 +23,7 @@ from runtime import methods
 from runtime.collectives import Exchange
 from runtime.device import Device, forget_peak_memory
 from runtime.errors import PeerLost, RuntimeFault
-from runtime.fidelity import fidelity
+from runtime.fidelity import agreement, fidelity
 from runtime.hollow import HollowExchange, HollowWeights
 from runtime.model import Folder, fingerprint
 from runtime.plan import Plan
@@ -129,6 +129,9 @@ class DeviceActor:
             result, record = device.infer(request, self._requests[f"input.{index}"])
             reference = self._requests.get(f"reference.{index}")
             found = None if reference is None else fidelity(device.method.model.shape, result, reference)
+            if found is not None and record.generated is not None:
+                tokens, leads = (self._requests[f"{name}.{index}"].tolist() for name in ("tokens", "leads"))
+                found |= agreement(record.generated, tokens, leads)
         except Exception as error:  # whatever it is: the others wait for this device, and the driver for a row
             return _failed(device, request, error)
         return {**_row(device, record), "fidelity": found}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -21,3 +22,11 @@ def fidelity(shape: Shape, result: Tensor, reference: Tensor) -> dict[str, Any]:
         "top1_agreement": bool(result.argmax() == reference.argmax()) if shape.result != "embedding" else None,
         "kl": kl.item() if shape.result == "tokens" else None,
     }
+
+
+def agreement(tokens: Sequence[int], reference: Sequence[int], leads: Sequence[float]) -> dict[str, Any]:
+    """Generated tokens against as many of one device -> token_agreement, the share of equal ones, place by place, and
+    token_lead: by how much single's likeliest token was ahead where the two part, None where they do not."""
+    equal = [one == other for one, other in zip(tokens, reference, strict=True)]
+    lead = None if all(equal) else leads[equal.index(False)]
+    return {"token_agreement": sum(equal) / len(equal), "token_lead": lead}

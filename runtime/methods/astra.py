@@ -12,7 +12,7 @@ the softmax there, and counted. See `runtime.methods.carry`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,7 +24,7 @@ from runtime.codecs.kmeans import kmeans
 from runtime.codecs.vq import GroupedVQ, code_bits, packed_bytes
 from runtime.collectives import Exchange
 from runtime.hollow import HollowModel, HollowTable, HollowVQ
-from runtime.layer import Context, Layer, Part
+from runtime.layer import Context, Kept, Layer, Part
 from runtime.methods import carry
 from runtime.methods.method import Method
 from runtime.methods.sequence import neighbours
@@ -32,6 +32,7 @@ from runtime.model import Weights, load
 from runtime.plan import Plan
 from runtime.shape import Shape
 from runtime.stages import Timed
+from runtime.transport.gather import Arrived
 
 
 @dataclass(frozen=True)
@@ -87,6 +88,7 @@ class Astra(Method):
     cuts = "tokens"
     equals_single = False
     own_class_token = True
+    generates = True
 
     def __init__(
         self, weights: Weights, plan: Plan, rank: int, extra: Path | None = None, stages: Timed | None = None
@@ -127,6 +129,13 @@ class Astra(Method):
         return receivers * shape.layers * len(streams(shape, options)) * once
 
     @classmethod
+    def kept_bytes(cls, shape: Shape, options: AstraOptions, plan: Plan) -> int:
+        """L · C · ceil(T_r · G·log2(K) / 8) of each device r but the last: codes as they came, nothing rebuilt."""
+        before = (len(share.tokens) for share in plan.shares[:-1])
+        packed = sum(packed_bytes(count, options.groups, code_bits(options.codewords)) for count in before)
+        return shape.layers * len(streams(shape, options)) * packed
+
+    @classmethod
     def sample_tokens(cls, options: AstraOptions) -> int:
         """Four for each codeword."""
         return 4 * options.codewords
@@ -157,11 +166,8 @@ class Astra(Method):
         """Position of the first row; a class token's copy stands before it without a place in the order."""
         return self.share.tokens.start
 
-    def forward(self, x: Tensor, exchange: Exchange) -> Tensor:
-        context = CodedContext(self, exchange)
-        for layer in self.model.layers:
-            x = layer(x, self.start, context)
-        return x
+    def context(self, exchange: Exchange) -> Context:
+        return CodedContext(self, exchange)
 
 
 class Table:
@@ -228,8 +234,12 @@ class CodedContext(Context):
             frame = self._method.model.joined(packed)
         self._carrier.send(layer.index, frame)
 
-    def parts(self, layer: Layer) -> Iterable[Part]:
-        received, tokens = self._carrier.take(layer.index), [share.tokens for share in self._method.plan.shares]
+    def parts(self, layer: Layer) -> Kept:
+        return Codes(self, layer, self._carrier.take(layer.index))
+
+    def rebuilt(self, layer: Layer, received: Mapping[int, Arrived]) -> Iterator[Part]:
+        """Keys and values of what other devices sent in a layer, by rank."""
+        tokens = [share.tokens for share in self._method.plan.shares]
         for ranks in neighbours(layer, self._method.rank, self._senders):
             with layer.stages("decode", layer.index, "code"):
                 decoded = self._decoded(layer.index, {rank: received[rank].frame for rank in ranks})
@@ -253,3 +263,16 @@ class CodedContext(Context):
     def _unpack(self, codecs: Mapping[str, GroupedVQ | HollowVQ], rank: int, frame: Tensor) -> dict[str, Tensor]:
         tokens, packed = len(self._method.plan.shares[rank].tokens), frame.chunk(len(codecs))
         return {name: codec.unpack(one, tokens) for one, (name, codec) in zip(packed, codecs.items(), strict=True)}
+
+
+class Codes(Kept):
+    """Other devices' tokens in one layer as their packed codes, just as they came."""
+
+    def __init__(self, context: CodedContext, layer: Layer, received: Mapping[int, Arrived]) -> None:
+        self._context, self._layer, self._received = context, layer, received
+
+    def __iter__(self) -> Iterator[Part]:
+        return self._context.rebuilt(self._layer, self._received)
+
+    def tensors(self) -> list[Tensor]:
+        return [arrived.frame for arrived in self._received.values()]
