@@ -23,7 +23,7 @@ from runtime import methods
 from runtime.collectives import Exchange
 from runtime.device import Device, forget_peak_memory
 from runtime.errors import PeerLost, RuntimeFault
-from runtime.fidelity import fidelity, score
+from runtime.fidelity import agreement, fidelity, score
 from runtime.hollow import HollowExchange, HollowWeights
 from runtime.model import Folder, fingerprint
 from runtime.plan import Plan
@@ -131,6 +131,9 @@ class DeviceActor:
             shape, target = device.method.model.shape, self._requests.get(f"target.{index}")
             found = None if reference is None else fidelity(shape, result, reference)
             scored = None if reference is None or target is None else score(shape, result, reference, target)
+            if found is not None and record.generated is not None:
+                tokens, leads = (self._requests[f"{name}.{index}"].tolist() for name in ("tokens", "leads"))
+                found |= agreement(record.generated, tokens, leads)
         except Exception as error:  # whatever it is: the others wait for this device, and the driver for a row
             return _failed(device, request, error)
         return {**_row(device, record), "fidelity": found, "score": scored}

@@ -31,9 +31,9 @@ class Pending:
 class Exchange:
     """What a method may do with the network during one request.
 
-    waited_s: seconds blocked on activations; result_waited_s: on results, up to the first byte of each;
-    input_transfer_s: from the first byte of the input to its last. due_tokens: of other ranks, in datagrams that were
-    waited for; lost_tokens: those whose datagrams did not come in time.
+    waited_s: seconds blocked on activations; result_waited_s: on results and new tokens, up to the first byte of each;
+    input_transfer_s, result_transfer_s: from the first byte of the input, or of each of those, to its last.
+    due_tokens: of other ranks, in datagrams that were waited for; lost_tokens: those that did not come in time.
     Tensors may have any shape of at most three dimensions; what is sent must not be changed until the transport is
     flushed. All verbs raise PeerLost when a peer is gone and BadFrame when it sent something else.
     """
@@ -44,7 +44,7 @@ class Exchange:
         """place: where tensors are wanted that come in; None: as they come, on the CPU."""
         self.rank, self.world, self.request = transport.rank, transport.world, request
         self.others = tuple(rank for rank in range(self.world) if rank != self.rank)
-        self.waited_s = self.input_transfer_s = self.result_waited_s = 0.0
+        self.waited_s = self.input_transfer_s = self.result_waited_s = self.result_transfer_s = 0.0
         self.lost_tokens = self.due_tokens = 0
         self._transport, self._stages, self._place = transport, stages, place
 
@@ -146,12 +146,27 @@ class Exchange:
 
     def receive_result(self, rank: int) -> torch.Tensor:
         """A rank's part of the result."""
+        return self._awaited(rank, Kind.GATHER)
+
+    def send_token(self, rank: int, token: int) -> None:
+        """Tell a rank the id of a token that was generated."""
         begun_s = time.perf_counter()
-        received = self._receive(rank, Kind.GATHER)
-        came_s = self._transport.header_at_s
+        told = torch.tensor([token], dtype=torch.int32)
+        self._transport.send(rank, Kind.TOKEN, self.request, NO_LAYER, told)
+        self._stages.note("gather", "send", None, begun_s, time.perf_counter())
+
+    def receive_token(self, rank: int) -> int:
+        """The id of the next token that a rank generated."""
+        return int(self._awaited(rank, Kind.TOKEN))
+
+    def _awaited(self, rank: int, kind: Kind) -> torch.Tensor:
+        begun_s = time.perf_counter()
+        received = self._receive(rank, kind)
+        came_s, ended_s = self._transport.header_at_s, time.perf_counter()
         self.result_waited_s += came_s - begun_s
+        self.result_transfer_s += ended_s - came_s
         self._stages.note("wait", "result", None, begun_s, came_s)
-        self._stages.note("gather", "receive", None, came_s, time.perf_counter())
+        self._stages.note("gather", "receive", None, came_s, ended_s)
         return received
 
     def _receive(self, rank: int, kind: Kind, layer: int = NO_LAYER) -> torch.Tensor:

@@ -13,6 +13,9 @@ import torch
 from torch import Tensor
 
 from runtime.collectives import Exchange
+from runtime.decoding import Spoken, memory_for, speak
+from runtime.errors import Unfit
+from runtime.memory import Memory, Remembering
 from runtime.methods.method import Method
 from runtime.plan import Span
 from runtime.record import Record
@@ -38,6 +41,9 @@ class Device:
         self.method, self.transport, self.interfaces = method, transport, tuple(interfaces)
         self.plan, self.rank, self.stages = method.plan, method.rank, method.stages
         self._exchange, self._inputs = exchange, inputs
+        self._memory: Memory | None = None
+        if self.plan.generation is not None and not method.generates:
+            raise Unfit(f"{self.plan.method}: after a prompt no device can go on alone")
         self._peers = [r for r in range(self.plan.world) if r != self.plan.source]
 
     def infer(self, request: int, raw: Tensor) -> tuple[Tensor, Record]:
@@ -49,20 +55,26 @@ class Device:
             exchange.send_input(rank, raw[self._sent_span(rank).slice()])
         scattered = perf_counter()
         row = self._run(raw[input_span(self.method, self.rank).slice()], exchange)
-        ran = perf_counter()
+        spoken = self._speak(row, exchange)
+        # A user who is told tokens does not wait for the row behind the first: that is for the comparison with single.
+        result = self._result(row, exchange) if spoken is None else None
+        ended = perf_counter()
+        record = self._record(request, ended - began, exchange)
+        record.scatter_s, record.gather_s = scattered - began, exchange.result_transfer_s
+        record.waited_s += exchange.result_waited_s
+        if spoken is not None:
+            record.generated = spoken.tokens
+            record.ttft_s, record.token_s = spoken.at_s[0] - began, spoken.between_s
+        return self._result(row, exchange) if result is None else result, self._close(record, wire)
+
+    def _result(self, row: Tensor | None, exchange: Exchange) -> Tensor:
+        """On the source: the result [outputs] of the rows of all holders, its own among them if it is one."""
         rows = {} if row is None else {self.rank: row}
         for rank in holders(self.method):
             if rank != self.rank:
                 rows[rank] = exchange.receive_result(rank)
-        gathered = perf_counter()
         with self.stages("head"):
-            result = self.method.model.head(combined(self.method, list(rows.values())))
-        ended = perf_counter()
-        record = self._record(request, ended - began, exchange)
-        record.scatter_s = scattered - began
-        record.gather_s = gathered - ran - exchange.result_waited_s
-        record.waited_s += exchange.result_waited_s
-        return result, self._close(record, wire)
+            return self.method.model.head(combined(self.method, list(rows.values())))
 
     def serve(self, request: int) -> Record:
         """On every other device: take the input, do this device's part, return what is due. Raises PeerLost."""
@@ -74,6 +86,7 @@ class Device:
         if self._inputs is not None:
             raw = self._inputs(request)[input_span(self.method, self.rank).slice()]
         row = self._run(raw, exchange)
+        self._speak(row, exchange)
         ran = perf_counter()
         if row is not None:
             exchange.send_result(self.plan.source, row)
@@ -98,11 +111,25 @@ class Device:
         if len(raw):
             with self.stages("embed"):
                 x = model.joined([prefix, model.embed(raw.to(model.place), tokens.start, self.plan.tokens)])
-        y = self.method.forward(x, exchange)
+        y = self._layers(x, exchange)
         if self.rank not in holders(self.method):
             return None
         with self.stages("read_out"):
             return model.read_out(y, len(prefix))
+
+    def _layers(self, x: Tensor, exchange: Exchange) -> Tensor:
+        """The layers on this device's rows; where it will go on alone, it remembers what it comes to know meanwhile."""
+        self._memory = None
+        if self.plan.generation is None or self.rank not in holders(self.method):
+            return self.method.forward(x, exchange)
+        self._memory = memory_for(self.plan)
+        return self.method.through(x, Remembering(self.method.context(exchange), self._memory))
+
+    def _speak(self, row: Tensor | None, exchange: Exchange) -> Spoken | None:
+        """New tokens, as far as this device gets to know them; None where the plan has none."""
+        if self.plan.generation is None:
+            return None
+        return speak(self.method, self._memory, row, exchange, holders(self.method)[0])
 
     def _record(self, request: int, latency_s: float, exchange: Exchange) -> Record:
         traffic = self.transport.traffic
@@ -116,6 +143,8 @@ class Device:
             received_bytes=traffic.exchange_received,
             scatter_bytes=traffic.scatter_sent,
             gather_bytes=traffic.gather_sent,
+            token_bytes=traffic.token_sent,
+            kept_bytes=None if self._memory is None else self._memory.held_bytes,
             messages=traffic.messages,
             lost_tokens=exchange.lost_tokens,
             due_tokens=exchange.due_tokens,
@@ -124,6 +153,7 @@ class Device:
 
     def _close(self, record: Record, wire: int | None) -> Record:
         """Off the clock: wait until all is sent, so that the interface counters belong to this request."""
+        self._memory = None
         others = record.code_s + record.waited_s + record.scatter_s + record.gather_s
         record.compute_s = record.latency_s - others
         self.transport.flush()

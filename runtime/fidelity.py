@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -30,3 +31,11 @@ def score(shape: Shape, result: Tensor, reference: Tensor, target: Tensor) -> di
     task, right = TASKS[shape.result], target[None, None]
     found = {name: task.score(out[None, None], right).item() for name, out in (("this", result), ("single", reference))}
     return {"metric": task.metric, **found}
+
+
+def agreement(tokens: Sequence[int], reference: Sequence[int], leads: Sequence[float]) -> dict[str, Any]:
+    """Generated tokens against as many of one device -> token_agreement, the share of equal ones, place by place, and
+    token_lead: by how much single's likeliest token was ahead where the two part, None where they do not."""
+    equal = [one == other for one, other in zip(tokens, reference, strict=True)]
+    lead = None if all(equal) else leads[equal.index(False)]
+    return {"token_agreement": sum(equal) / len(equal), "token_lead": lead}

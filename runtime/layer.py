@@ -6,7 +6,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -37,6 +38,18 @@ class Part:
 Reduce = Callable[[Tensor], Tensor]
 
 
+class Kept(ABC):
+    """Parts that can be looked at again and again: what a device that goes on alone after the prompt keeps of them."""
+
+    @abstractmethod
+    def __iter__(self) -> Iterator[Part]:
+        """The parts; what is not held as such is rebuilt, and not held afterwards."""
+
+    @abstractmethod
+    def tensors(self) -> Iterable[Tensor]:
+        """All that is held for it."""
+
+
 class Context:
     """What a token may attend to beyond this device's own tokens: as it stands, nothing.
 
@@ -54,7 +67,7 @@ class Context:
         """K (before rotary) and V [S, KV heads x head_dim] are known."""
 
     def parts(self, layer: Layer) -> Iterable[Part]:
-        """Keys and values of other devices' tokens; may block."""
+        """Keys and values of other devices' tokens; may block. Of what is smaller than these it may be a `Kept`."""
         return ()
 
 

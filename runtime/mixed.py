@@ -15,7 +15,8 @@ from torch import Tensor
 
 from runtime.layer import Attended, Layer, normalize
 from runtime.model import Model
-from runtime.plan import Span
+from runtime.plan import Generation, Span
+from runtime.sampling import Sampler
 
 Quantize = Callable[[Layer, str, Tensor], Tensor]
 """(layer, stream: "residual", "input", "k" or "v", x [B, T, width] of content tokens) -> x as other devices see it."""
@@ -77,6 +78,20 @@ def read_out(model: Model, hidden: Tensor, holding: Holding) -> Tensor:
     kept = {"first": hidden[:, : copies or 1], "last": hidden[:, -1:], "mean": hidden[:, copies:]}[model.shape.readout]
     rows = final_norm(model, kept).mean(1)
     return torch.func.vmap(model.head)(rows)
+
+
+def generate(
+    model: Model, prompt: Tensor, spans: Sequence[Span], streams: Collection[str], quantize: Quantize, how: Generation
+) -> list[int]:
+    """What the device of the last token says after ids [T], dealt out in these spans: all is computed anew for each
+    token, and new ones are that device's own."""
+    ids, sampler = prompt, Sampler(how)
+    for _ in range(how.tokens):
+        held = contiguous([*spans[:-1], Span(spans[-1].start, len(ids))], 1)
+        token = sampler(results(model, ids.unsqueeze(0), held, streams, quantize)[0])
+        ids = torch.cat([ids, ids.new_tensor([token])])
+    new: list[int] = ids[len(prompt) :].tolist()
+    return new
 
 
 def next_tokens(model: Model, raw: Tensor, holding: Holding, streams: Collection[str], quantize: Quantize) -> Tensor:

@@ -39,10 +39,33 @@ class Share:
 
 
 @dataclass(frozen=True)
+class Generation:
+    """How a causal model goes on after the prompt: so many new tokens, whatever they are; none ends it before.
+
+    temperature: what logits are divided by before a token is drawn; None: greedy, the likeliest is taken. top_k: only
+    the k likeliest are drawn from; None: all. seed: each request begins with it anew, so that a prompt has one
+    continuation.
+    """
+
+    tokens: int
+    temperature: float | None = None
+    top_k: int | None = None
+    seed: int = 0
+
+    @property
+    def words(self) -> str:
+        """ "32 tokens, greedy", "8 tokens, temperature 0.8, top_k 40, seed 1"."""
+        drawn = [("temperature", self.temperature), ("top_k", self.top_k), ("seed", self.seed)]
+        how = [f"{name} {value:g}" for name, value in drawn if value is not None]
+        return f"{self.tokens} tokens, {'greedy' if self.temperature is None else ', '.join(how)}"
+
+
+@dataclass(frozen=True)
 class Plan:
     """A method, its options, one share per rank. `source` is the rank at which requests enter and results return.
 
     input_at: "source", which hands the input out, or "everywhere": each device has it, and is only told to begin.
+    generation: what follows the prompt; None: nothing does.
     """
 
     method: str
@@ -50,6 +73,7 @@ class Plan:
     options: Mapping[str, Any] = field(default_factory=dict)
     source: int = 0
     input_at: Literal["source", "everywhere"] = "source"
+    generation: Generation | None = None
 
     @property
     def world(self) -> int:

@@ -21,6 +21,10 @@ class Record:
     lost_tokens: of other devices, masked out because their codes did not come in time, once for each layer in which one
     was missed; due_tokens: those whose codes were due so, counted alike. dropped: datagrams of no use, by why:
     `runtime.transport.Dropped`; None where none are sent.
+    generated: ids of the tokens that followed the prompt, on the source; there too ttft_s: from the request until the
+    first of them was known, and token_s: the mean from one to the next (None where there is but one). token_bytes: of
+    ids sent to the source. kept_bytes: on the device that generated, memory of the keys and values, or codes, that it
+    held of all tokens in the end. None or 0 without generation.
     late_s: where computing is replayed, by how much stages ended later than the profile says, the median and the most.
     """
 
@@ -43,6 +47,11 @@ class Record:
     lost_tokens: int = 0
     due_tokens: int = 0
     dropped: dict[str, int] | None = None
+    generated: list[int] | None = None
+    ttft_s: float | None = None
+    token_s: float | None = None
+    token_bytes: int = 0
+    kept_bytes: int | None = None
     error: str | None = None
 
     def row(self) -> dict[str, Any]:

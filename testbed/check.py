@@ -105,6 +105,7 @@ def _examine_run(draft: Draft) -> None:
     _examine_inputs(draft, found)
     _examine_tokens(draft, found)
     _examine_methods(draft, found)
+    _examine_generation(draft, found)
     _examine_codebooks(draft, settled(model), weights)
     _examine_profile(draft, found)
 
@@ -180,6 +181,28 @@ def _examine_methods(draft: Draft, shape: Shape) -> None:
             draft.document.problem(("run", "methods", index), why, spec.label)
 
 
+def _examine_generation(draft: Draft, shape: Shape) -> None:
+    how = None if draft.topology is None else draft.topology.run.generate
+    if draft.topology is None or how is None:
+        return
+    place, run = ("run", "generate"), draft.topology.run
+    needed = run.tokens + how.tokens - 1  # nothing looks back at the last one
+    if shape.result != "tokens":
+        draft.document.problem(place, f"{run.model} does not tell which token comes next: only gpt2 and llama do")
+    elif shape.max_tokens is not None and needed > shape.max_tokens >= run.tokens:
+        words = f"after {run.tokens} tokens at most {shape.max_tokens - run.tokens + 1} can follow"
+        draft.document.problem(place, f"{run.model} has positions for {shape.max_tokens}: {words}", how.tokens)
+    elif (how.top_k or 0) > shape.vocabulary:
+        draft.document.problem(place, f"{run.model} has only {shape.vocabulary} tokens to draw from", how.top_k)
+    if run.compute is not None:
+        draft.document.problem(place, "where computing is replayed there is nothing to draw tokens from")
+    able = [name for name in methods.METHODS if methods.load(name).generates]
+    for index, spec in draft.methods.items():
+        if spec.method not in able:
+            why = f"after a prompt none of its devices can go on alone; these generate: {', '.join(able)}"
+            draft.document.problem(("run", "methods", index), why, spec.label)
+
+
 def _examine_codebooks(draft: Draft, model: str, weights: str) -> None:
     """A model that was prepared for codes has those codebooks and no others."""
     from testbed.prepare import folder  # loads torch, which describing the model needed too
@@ -249,6 +272,7 @@ def _run(topology: Topology, shape: Shape) -> list[str]:
         f"        up to {run.repeats} requests each, within {run.budget_s:g} s",
         *([] if run.compute is None else [f"compute replayed from {run.compute}"]),
         *([] if run.input_at == "source" else ["input   on every device beforehand"]),
+        *([] if run.generate is None else [f"then    {run.generate.words}, on the device of the last of the prompt"]),
     ]
 
 

@@ -208,6 +208,8 @@ def _far_outside(summary: Mapping[str, Any], run: RunData) -> Iterator[dict[str,
 def _slower(summary: Mapping[str, Any], _run: RunData) -> Iterator[dict[str, Any]]:
     causes: dict[str, list[str]] = {}
     for m in summary["methods"]:
+        if m.get("generation"):  # its two times are told apart, and the source's waiting is for tokens
+            continue
         if m["speedup_over_single"] is not None and m["speedup_over_single"] < 1:
             causes.setdefault(_dominating(m), []).append(m["label"])
     if causes:

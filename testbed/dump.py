@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 
+from runtime.plan import Generation
 from testbed import events, traces, units
 from testbed.topology import Lane, Link, Loss, Switch, Topology
 
@@ -45,8 +46,14 @@ def write(topology: Topology) -> str:
         "budget": units.show_duration(run.budget_s, exact=True),
         "compute": "real" if run.compute is None else {"replay": run.compute},
         "input_at": run.input_at,
+        **({} if run.generate is None else {"generate": _generate_entry(run.generate)}),
     }
     return yaml.dump(text, Dumper=_Dumper, sort_keys=False, default_flow_style=None, width=120, allow_unicode=True)
+
+
+def _generate_entry(how: Generation) -> dict[str, Any]:
+    drawn = {"temperature": how.temperature, **({} if how.top_k is None else {"top_k": how.top_k})}
+    return {"tokens": how.tokens, "sampling": "greedy" if how.temperature is None else drawn, "seed": how.seed}
 
 
 def _switch_entry(switch: Switch) -> dict[str, str]:

@@ -250,4 +250,5 @@ def _entry(spec: MethodSpec) -> dict[str, Any]:
         "error": None,
         "equals_single": methods.equals_single(spec.method, spec.options),
         "payload_formula": None,
+        "generation": None,
     }

@@ -15,8 +15,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from runtime import families, methods
+from runtime.decoding import continued
 from runtime.errors import BadModel
 from runtime.model import load, load_shape
+from runtime.plan import Generation
 from runtime.profile import Profile
 from runtime.shape import Shape
 from testbed import inputs, models, profiles
@@ -32,8 +34,8 @@ FORMAT = 1  # part of the name of a cached file: raise it when what `prepare` wr
 
 @dataclass(frozen=True)
 class Material:
-    """folder: the converted model; requests: a file of `input.<i>`, `reference.<i>` and, where known, `target.<i>`;
-    extras: by method label.
+    """folder: the converted model; requests: a file of `input.<i>`, `reference.<i>`, where known `target.<i>`, and
+    where tokens are generated `tokens.<i>` and `leads.<i>`, see `runtime.decoding.continued`; extras: by method label.
 
     Where computing is replayed there is a profile, and neither folder, references nor extras.
     reference_s: seconds of one request on this machine, unlimited, or of the longest one by the profile;
@@ -99,7 +101,7 @@ def gather(run: RunSpec, collected: Collected, requests: Path, say: Callable[[st
     said = found.says() if found is not None and held_out else inputs.says(run, shape, folder)
     say(f"model {run.model}, {run.weights} weights; {said}")
     began = time.monotonic()
-    _write_requests(folder, raw, collected.targets, requests)
+    _write_requests(folder, collected, requests, run.generate)
     reference_s = (time.monotonic() - began) / len(raw)
     wanted = [(spec, collected.wanted[spec.label]) for spec in run.methods if collected.wanted[spec.label]]
     try:
@@ -122,13 +124,17 @@ def _replayed(run: RunSpec, collected: Collected, requests: Path, say: Callable[
     return Material(None, collected.shape, profile, requests, len(raw), {}, longest_s, False)
 
 
-def _write_requests(folder: Path, raw: Sequence[Tensor], targets: Sequence[Tensor], out: Path) -> None:
-    """Inputs, what one device computes from them, the truth of every run, and what would be right, where known."""
-    tensors = {f"input.{i}": one for i, one in enumerate(raw)} | {f"target.{i}": one for i, one in enumerate(targets)}
+def _write_requests(folder: Path, collected: Collected, out: Path, how: Generation | None) -> None:
+    """Inputs, what would be right, where known, and what one device computes and generates: the truth of every run."""
+    raw = collected.raw
+    tensors = {f"input.{i}": one for i, one in enumerate(raw)}
+    tensors |= {f"target.{i}": one for i, one in enumerate(collected.targets)}
     try:
         with torch.inference_mode():
             model = load(folder)
             tensors |= {f"reference.{i}": model(one).clone() for i, one in enumerate(raw)}
+            for i, (tokens, leads) in enumerate(continued(model, one, how) for one in raw if how is not None):
+                tensors |= {f"tokens.{i}": torch.tensor(tokens), f"leads.{i}": torch.tensor(leads)}
     except RuntimeError as error:  # what torch raises when memory is out
         raise BadModel(f"one device alone cannot compute the reference: {str(error).splitlines()[0]}") from error
     save_file(tensors, out)

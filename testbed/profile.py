@@ -50,6 +50,8 @@ def profile(topology: Topology, name: str, how: How, say: Callable[[str], None])
     if topology.run.compute is not None:
         text = "so that nothing is computed here that could be timed; a profile is made with run.compute: real"
         raise ProfileError(f"{topology.name}: run.compute replays {topology.run.compute}, {text}")
+    if topology.run.generate is not None:
+        raise ProfileError(f"{topology.name}: run.generate: a profile is of the prompt alone, leave this out for it")
     if how.device == "cuda" and not torch.cuda.is_available():
         raise ProfileError("device cuda: torch finds no GPU here; use cpu, or run this on a machine that has one")
     torch.set_num_threads(how.threads)

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from testbed import evidence, here, linktable, lost, probe
+from testbed import evidence, generated, here, linktable, lost, probe
 from testbed.differences import computed, replayed
 from testbed.notes import Note
 from testbed.store import RunData
@@ -29,7 +29,7 @@ VERDICTS = {  # those that a reader must know of before the figures
     "unverified": ("NOT VERIFIED", "bold yellow"),
     "degraded": ("DEGRADED, the network was not emulated exactly", "bold yellow"),
 }
-METHODS_GIVE_UP = (INPUT, SENT, COMPUTE, WAITING, SPEEDUP)  # never n
+METHODS_GIVE_UP = (INPUT, SENT, COMPUTE, WAITING, SPEEDUP)  # never n, never what was asked for by run.generate
 UNTRAINED = (
     "Untrained (random) weights: times, bytes and errors against single hold, but the "
     "results mean nothing; for an accuracy of anything use weights: pretrained."
@@ -56,9 +56,9 @@ def render(summary: Mapping[str, Any], run: RunData, notes: Sequence[Note], cons
     print_table(methods_table(summary["methods"]), console, METHODS_GIVE_UP)
     console.print(Text(LEGEND, "dim"))
     console.print(Text(SPEEDUP_LEGEND, "dim"))
-    if words := task_legend(summary["methods"]):
+    for words in filter(None, (task_legend(summary["methods"]), generated.legend(summary["methods"]))):
         console.print(Text(words, "dim"))
-    for words in filter(None, (line(summary["methods"]) for line in (here.line, lost.line, tails))):
+    for words in filter(None, (line(summary["methods"]) for line in (generated.kept, here.line, lost.line, tails))):
         print_wrapped("", words, console)
     for line in reasons(summary["methods"]):
         console.print(Text(line, "red"))
@@ -110,11 +110,16 @@ def methods_table(methods: Sequence[Mapping[str, Any]]) -> Table:
     """One row per method; a failed or skipped one says so in place of a latency, see `reasons`."""
     table = open_table("method", "n", "latency\n95 % CI", COMPUTE, WAITING, INPUT, SENT, SPEEDUP)
     table.add_column("fidelity", no_wrap=True)
+    generates = any(method.get("generation") for method in methods)
+    if generates:
+        table.add_column(generated.COLUMN, justify="right", no_wrap=True)
     name = task_metric(methods)
     if name is not None:
         table.add_column(f"task\n{METRICS.get(name, name)}", justify="right", no_wrap=True)
     for method in methods:
-        table.add_row(*cells(method), *([] if name is None else [task(method)]))
+        table.add_row(
+            *cells(method), *([generated.times(method)] if generates else []), *([] if name is None else [task(method)])
+        )
     return table
 
 
@@ -184,18 +189,21 @@ def error(value: float) -> str:
 
 
 def fidelity(method: Mapping[str, Any]) -> str:
-    """Largest error of a method that equals single; else cosine, and top-1 agreement or KL divergence."""
+    """Largest error of a method that equals single; else cosine, and top-1 agreement or KL divergence. With generation
+    the share of new tokens that are single's."""
     found = method["fidelity"]
     if found["max_abs_error"] is None:
         return "not finite" if method["requests"] and method["compared"] else NONE
+    tokens = (method.get("generation") or {}).get("token_agreement")
+    same = [] if tokens is None else [f"tokens {tokens:.0%}"]
     if method["equals_single"]:
-        return f"err {error(found['max_abs_error'])}"
+        return "\n".join([f"err {error(found['max_abs_error'])}", *same])
     words = [] if found["cosine"] is None else [f"cos {found['cosine']:.4f}"]
     if found["top1_agreement"] is not None:
         words.append(f"top-1 {found['top1_agreement']:.0%}")
     elif found["kl"] is not None:
         words.append(f"KL {found['kl']:.2g}")
-    return "\n".join(words) or f"err {error(found['max_abs_error'])}"
+    return "\n".join(words + same) or f"err {error(found['max_abs_error'])}"
 
 
 def task_metric(methods: Sequence[Mapping[str, Any]]) -> str | None:

@@ -11,9 +11,10 @@ from runtime.record import Record
 Check = Callable[[Any], bool]
 BEYOND = 2.0**63  # no count and no time of ours; a float that is not finite is never below
 SCORES = ("this", "single")
-FIDELITY = ("max_abs_error", "cosine", "top1_agreement", "kl")
+FIDELITY = ("max_abs_error", "cosine", "top1_agreement", "kl", "token_agreement", "token_lead")
 LATER: dict[str, Any] = {  # fields that rows of older folders lack
-    "late_s": None, "lost_tokens": 0, "due_tokens": 0, "dropped": None,
+    "late_s": None, "lost_tokens": 0, "due_tokens": 0, "dropped": None, "generated": None, "ttft_s": None,
+    "token_s": None, "token_bytes": 0, "kept_bytes": None,
 }  # fmt: skip
 ABSENT: dict[str, Any] = {**LATER, "error": None, "fidelity": None, "score": None}  # those that a row need not have
 
@@ -59,6 +60,10 @@ def _score(value: Any) -> bool:
     return isinstance(value, dict) and is_text(value.get("metric")) and all(known(value.get(key)) for key in SCORES)
 
 
+def _wholes(value: Any) -> bool:
+    return isinstance(value, list) and all(map(_whole, value))
+
+
 def _span(value: Any) -> bool:
     """[kind, stage, layer, start, seconds]."""
     checks = (is_text, is_text, or_none(_whole), is_number, is_number)
@@ -74,7 +79,9 @@ _KINDS: Mapping[str, Check] = {
     "int": _whole,
     "float": is_number,
     "int | None": or_none(_whole),
+    "float | None": or_none(is_number),
     "str | None": or_none(is_text),
+    "list[int] | None": or_none(_wholes),
     "tuple[float, float] | None": or_none(_two),
     "dict[str, int] | None": or_none(_counts),
 }

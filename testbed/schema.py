@@ -196,10 +196,8 @@ def _check_wiring(document: Document, hosts: list[Host], switches: list[Switch],
         {switch.name for switch in switches if switch.kind == "shared"},
     )
     for place, text in found:
-        if place in joined:
-            document.problem(place, text, " - ".join(joined[place]))
-        else:
-            document.problem(place, text)
+        said = (" - ".join(joined[place]),) if place in joined else ()
+        document.problem(place, text, *said)
 
 
 def _refuse_long(document: Document, links: Mapping[int, Link]) -> None:
@@ -252,6 +250,7 @@ def _run(document: Document, names: list[str] | None, methods: Mapping[int, Meth
         budget_s=door.budget,
         compute=door.compute,
         input_at=door.input_at,
+        generate=door.generation,
     )
 
 

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, cast
 
 from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator, ValidationInfo
 
+from runtime.plan import Generation
 from testbed import traces, units
 from testbed.door import Door, Duration, Fraction, Located, Rate, Size, through
 from testbed.envelope import FRAME_BYTES, LONGEST_DELAY_S
@@ -163,6 +164,37 @@ def _compute(value: Any, info: ValidationInfo) -> str | None:
     return os.path.abspath(os.path.join(Path(cast(Document, info.context).name).parent, os.path.expanduser(replay)))
 
 
+class SamplingDoor(Door):
+    """run.generate.sampling where it is not greedy."""
+
+    temperature: float = Field(default=1.0, gt=0, le=100, description="e.g. 0.8")
+    top_k: int | None = Field(default=None, ge=1, description="draw from so many of the likeliest, e.g. 40")
+
+
+def _sampling(value: Any) -> SamplingDoor | None:
+    if value == "greedy":
+        return None
+    if not isinstance(value, dict):
+        raise ValueError("choose greedy, or {temperature: 0.8, top_k: 40}, each of which may be left out")
+    return through(SamplingDoor, value)
+
+
+class GenerateDoor(Door):
+    """run.generate."""
+
+    tokens: int = Field(ge=1, le=10**6, description="how many follow the prompt, e.g. 32")
+    sampling: Annotated[SamplingDoor | None, PlainValidator(_sampling)] = None
+    seed: int | None = Field(default=None, ge=0, lt=2**63, description="default: run.seed")
+
+
+def _generate(value: Any) -> GenerateDoor | None:
+    if value is None:
+        return None
+    if not isinstance(value, dict) and type(value) is not int:
+        raise ValueError("give how many tokens follow the prompt, e.g. 32, or {tokens: 32, sampling: greedy}")
+    return through(GenerateDoor, value if isinstance(value, dict) else {"tokens": value})
+
+
 class RunDoor(Door):
     """run."""
 
@@ -177,6 +209,15 @@ class RunDoor(Door):
     budget: Duration = Field(default=60.0, gt=0, description='e.g. "60 s"')
     compute: Annotated[str | None, PlainValidator(_compute)] = None
     input_at: Literal["source", "everywhere"] = "source"
+    generate: Annotated[GenerateDoor | None, PlainValidator(_generate)] = None
+
+    @property
+    def generation(self) -> Generation | None:
+        """What follows the prompt."""
+        if (found := self.generate) is None:
+            return None
+        drawn = {} if found.sampling is None else found.sampling.model_dump()
+        return Generation(found.tokens, **drawn, seed=self.seed if found.seed is None else found.seed)
 
 
 class HeadDoor(Door):

@@ -21,6 +21,12 @@ fidelity: against single on the same input: largest max_abs_error, smallest cosi
     over the measured requests; null where it does not apply or was not finite.
 lost: where codes travel as datagrams: {"tokens", "due", "share", "datagrams": {why: how many}}, see `testbed.lost`;
     null elsewhere.
+generation: null where nothing was generated, else {"tokens", "greedy", "ttft_s", "token_s", "token_bytes",
+    "kept_bytes", "kept_formula", "full_bytes", "token_agreement"}: how many tokens followed each prompt; from the
+    request until the source knew the first of them, and the mean from one to the next within a request, both over
+    requests as latency_s is (null figures of one token, and of a failed method); bytes of ids sent to the source, per
+    rank; memory of what the device that generated held of all tokens in the end, what its formula says, and what one
+    device alone would hold; mean share of the tokens of a request that equal single's, place by place.
 task: how good the model is at what it is for: {"metric": "top1", "perplexity" or "cosine", "single": of the model on
     one device, "this": as this method computes it, "n": held-out inputs}, measured when the model was prepared, not in
     this run; null for a model that was not, and where the method was not measured on so many devices with such tokens.
@@ -137,10 +143,32 @@ def _method(method: Row, rows: Sequence[Row], source: str | None) -> dict[str, A
         "late_s": _late([row["late_s"] for request in measured for row in request if row["late_s"]]),
         "speedup_over_single": None,
         "compared": any(row.get("fidelity") for row in home),
+        "generation": _generation(method.get("generation"), measured, home, ok),
         "fidelity": _fidelity([row["fidelity"] for row in home if row.get("fidelity")]),
         "lost": lost([row for request in measured for row in request]),
         "task": method.get("task"),
         "here": here(home),
+    }
+
+
+def _generation(
+    promised: Row | None, requests: Sequence[Request], home: Sequence[Row], ok: bool
+) -> dict[str, Any] | None:
+    """See the head of this file; home: rows of the source."""
+    if promised is None:
+        return None
+    times = {
+        key: spread([row[key] for row in home if row[key] is not None] if ok else []) for key in ("ttft_s", "token_s")
+    }
+    shares = [row["fidelity"]["token_agreement"] for row in home if row.get("fidelity")]
+    kept = [row["kept_bytes"] for request in requests for row in request if row["kept_bytes"] is not None]
+    return {
+        **{key: promised[key] for key in ("tokens", "greedy", "full_bytes")},
+        **times,
+        "token_bytes": _per_rank(requests, "token_bytes", max),
+        "kept_bytes": max(kept, default=None),
+        "kept_formula": promised["kept_bytes"],
+        "token_agreement": sum(shares) / len(shares) if shares else None,
     }
 
 

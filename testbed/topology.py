@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from runtime.plan import Generation
+
 MIN_QUEUE_BYTES = 64 * 1024
 MAX_HOSTS = 16  # of a run
 MOST_HOSTS = 1024  # of a file: what is beyond a run is predicted
@@ -192,6 +194,7 @@ class RunSpec:
 
     compute: the path of a profile whose times are waited for in place of computing; None: the model is computed.
     input_at: "source", which hands it out, or "everywhere": every device has the request's input beforehand.
+    generate: what follows the tokens of the input, which is then a prompt; None: nothing does.
     """
 
     source: str
@@ -205,6 +208,7 @@ class RunSpec:
     budget_s: float = 60.0
     compute: str | None = None
     input_at: Literal["source", "everywhere"] = "source"
+    generate: Generation | None = None
 
 
 @dataclass(frozen=True)

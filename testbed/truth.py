@@ -35,9 +35,25 @@ def _unaccounted(rows: Sequence[Mapping[str, Any]], formula: Sequence[int]) -> s
     return None
 
 
+def untold(rows: Sequence[Mapping[str, Any]], promised: Mapping[str, Any], equals_single: bool) -> str | None:
+    """Why what was generated in one request cannot be right; None if it can. promised: `generation` of methods.json."""
+    spoken, held = rows[0]["generated"], [row["kept_bytes"] for row in rows]
+    if spoken is None or len(spoken) != promised["tokens"]:
+        return f"{promised['tokens']} tokens were to be generated, not {0 if spoken is None else len(spoken)}"
+    sent = [row["token_bytes"] for row in rows]
+    if sent != promised["token_bytes"]:
+        return f"{sent} bytes of new tokens were sent, the formula says {promised['token_bytes']}"
+    if held[-1] != promised["kept_bytes"] or any(one is not None for one in held[:-1]):
+        return f"{held} bytes of keys and values, or codes, were kept, the formula says {promised['kept_bytes']}"
+    lead = (rows[0]["fidelity"] or {}).get("token_lead")
+    if equals_single and promised["greedy"] and lead is not None and not lead <= 2 * EXACT_WITHIN:
+        return f"a token differs from single's, which was ahead of the next one by {lead:.2g}: no matter of rounding"
+    return None
+
+
 def payload(row: Mapping[str, Any]) -> int:
-    """All bytes of content that a device sent in one request: between layers, of inputs, of results."""
-    return int(row["sent_bytes"] + row["scatter_bytes"] + row["gather_bytes"])
+    """All bytes of content that a device sent in one request: between layers, of inputs, results and new tokens."""
+    return int(row["sent_bytes"] + row["scatter_bytes"] + row["gather_bytes"] + row.get("token_bytes", 0))
 
 
 def leaks(row: Mapping[str, Any]) -> bool:

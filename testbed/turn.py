@@ -12,6 +12,8 @@ from agents.cluster import Cluster
 from agents.place import place
 from runtime import methods
 from runtime.actor import Assignment
+from runtime.decoding import token_bytes
+from runtime.memory import full_bytes
 from runtime.plan import Plan
 from testbed import store
 from testbed.changes import Change, Clock
@@ -23,7 +25,7 @@ from testbed.patience import patience_s
 from testbed.progress import Progress
 from testbed.store import RunFolder
 from testbed.topology import MethodSpec, Topology
-from testbed.truth import untrue
+from testbed.truth import untold, untrue
 from testbed.units import show_duration
 from testbed.watch import watched
 
@@ -72,6 +74,7 @@ class Turn:
         plan = self._plan()
         self.entry |= {"status": "failed", "error": "the run was ended in the middle of it"}
         self.entry["payload_formula"] = self._formula(plan)
+        self.entry["generation"] = self._generation(plan)
         self.experiment.save_entries()
         hosts = [host.name for host in self.experiment.topology.hosts]
         progress.method(self.spec.label, run.repeats, run.budget_s, hosts, self.fleet.gauge())
@@ -140,11 +143,27 @@ class Turn:
         options = kind.Options(**self.spec.options)
         return [kind.payload_bytes(self.ready.shape, options, plan, rank) for rank in range(plan.world)]
 
+    def _generation(self, plan: Plan) -> dict[str, Any] | None:
+        """What is promised of the new tokens: how many, bytes of their ids by rank, and of what is kept of all tokens
+        to make them; full_bytes: of what one device alone would keep."""
+        how, shape, kind = plan.generation, self.ready.shape, methods.load(self.spec.method)
+        if how is None:
+            return None
+        own = len(plan.shares[-1].tokens) + how.tokens - 1
+        full, alone = (full_bytes(shape.layers, shape.kv_width, n) for n in (own, plan.tokens + how.tokens - 1))
+        return {
+            "tokens": how.tokens,
+            "greedy": how.temperature is None,
+            "token_bytes": [token_bytes(plan, rank) for rank in range(plan.world)],
+            "kept_bytes": full + kind.kept_bytes(shape, kind.Options(**self.spec.options), plan),
+            "full_bytes": alone,
+        }
+
     def _plan(self) -> Plan:
         run, names = self.experiment.topology.run, [host.name for host in self.experiment.topology.hosts]
         devices = (run.source, *(name for name in names if name != run.source))
         plan = place(self.spec.method, self.spec.options, self.ready.shape, run.tokens, Cluster(devices))
-        return replace(plan, input_at=run.input_at)
+        return replace(plan, input_at=run.input_at, generation=run.generate)
 
     def _hosts(self, plan: Plan) -> list[HostHandle]:
         return [self.fleet.hosts[share.host] for share in plan.shares]
@@ -172,7 +191,9 @@ class Turn:
         """How long a device may wait for another that lives."""
         topology = self.experiment.topology
         share = min((host.cpu for host in topology.hosts if host.cpu is not None), default=1.0)
-        compute_s = 10 * self.ready.reference_s * len(os.sched_getaffinity(0)) / share
+        # A token may cost as much as the prompt where what is kept has to be rebuilt each time.
+        passes = 1 if plan.generation is None else 1 + plan.generation.tokens
+        compute_s = 10 * self.ready.reference_s * passes * len(os.sched_getaffinity(0)) / share
         return patience_s(topology, sum(self._formula(plan)), self.ready.shape.layers, compute_s)
 
     def _saver(self, plan: Plan) -> Callable[[list[dict[str, Any]], bool], None]:
@@ -194,6 +215,8 @@ class Turn:
             if good and source is not None:
                 equals_single = None if self.ready.profile else self.entry["equals_single"]
                 self.fault = self.fault or untrue(rows, self.entry["payload_formula"], equals_single)
+                if (promised := self.entry["generation"]) is not None:
+                    self.fault = self.fault or untold(rows, promised, self.entry["equals_single"])
                 self.experiment.progress.request(source["latency_s"], measured, warmup)
 
         return save

@@ -14,6 +14,7 @@ from torch import Tensor
 from agents.cluster import Cluster
 from agents.place import place
 from runtime import families, methods
+from runtime.collectives import Exchange
 from runtime.device import Device
 from runtime.model import WEIGHTS, Folder, load_shape
 from runtime.plan import Plan
@@ -28,13 +29,15 @@ def planned(method: str, options: Mapping[str, Any], shape: Shape, tokens: int, 
 
 
 def request(
-    folder: Path, plan: Plan, raw: Tensor, extra: Path | None = None, mesh: Sequence[Transport] | None = None
-) -> tuple[Tensor, list[Record]]:
+    folder: Path, plan: Plan, raw: Tensor, extra: Path | None = None, mesh: Sequence[Transport] | None = None,
+    exchange: type[Exchange] = Exchange,
+) -> tuple[Tensor, list[Record]]:  # fmt: skip
     """Result and records, in rank order, of one request on fresh devices."""
     torch.set_grad_enabled(False)
     transports = mesh or loopback.mesh(plan.world, 10.0)
     kind = methods.load(plan.method)
-    devices = [Device(kind(Folder(folder), plan, rank, extra), transports[rank]) for rank in range(plan.world)]
+    made = [kind(Folder(folder), plan, rank, extra) for rank in range(plan.world)]
+    devices = [Device(method, transports[rank], exchange=exchange) for rank, method in enumerate(made)]
 
     def serve(device: Device) -> Record:
         torch.set_grad_enabled(False)

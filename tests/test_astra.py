@@ -125,7 +125,7 @@ def test_differs_from_single_by_the_codes_alone(root: Path, tmp_path: Path, fami
 
 def occurring(model: Model, raw: Tensor, names: list[str], codewords: int) -> dict[str, Tensor]:
     """A codebook per layer and stream whose first words are the very vectors of this input; the rest lie far away."""
-    from runtime.methods.astra import Activations
+    from runtime.methods.activations import Activations
 
     seen = Activations(names, model.shape.prefix)
     x = torch.cat([model.class_token(), model.embed(raw, 0, len(raw))])

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from runtime.steps import AllReduce, Receive, Send, Step
+from runtime.steps import AllReduce, Purpose, Receive, Send, Step
 from testbed import linetime
 from testbed.paths import path
 from testbed.predict.flow import Tcp
@@ -185,6 +186,34 @@ def test_messages_cost_their_ranks_time() -> None:
     outcome = simulate(cable(Lane(1e9)), one_message(968), costs=costs)
     assert outcome.busy_s == pytest.approx((2e-3 + 1e-3, 1e-3 + 1e-3))
     assert outcome.latency_s == pytest.approx(5e-3 + line_bytes(968) * 8 / 1e9)
+
+
+@pytest.mark.parametrize("cores", [1, 2, 3, None])
+def test_messages_and_packets_of_one_machine_share_its_cores(cores: int | None) -> None:
+    """Three hosts, a small message each way between any two, links of no weight: all that counts is who has a core."""
+    costs = Costs(send_s=1e-3, receive_s=2e-3, cores=cores)
+    if cores is not None:
+        costs = replace(costs, packet_s=1.5e-3, frame_s=0.5e-3)
+    outcome = simulate(mesh(3, Lane(1e12)), all_gather(3, 100), Load(2), costs=costs)
+    all_s = outcome.ended_s[1] - outcome.latencies_s[1]  # the second begins when all ranks are through the first
+    whole_s = 6 * (1e-3 + 2e-3 + 2e-3)  # every message: sent, carried, taken
+    if cores is None:
+        assert all_s == pytest.approx(2 * (1e-3 + 2e-3), rel=1e-3)
+    elif cores == 1:
+        assert all_s == pytest.approx(whole_s, rel=1e-3)
+    else:
+        assert whole_s / cores * 0.999 < all_s < whole_s / (cores - 1)
+
+
+def test_the_first_and_the_last_message_of_a_request_cost_more() -> None:
+    costs = Costs(send_s=1e-3, receive_s=2e-3, rest_s=5e-3)
+
+    def latency_s(there: Purpose, back: Purpose) -> float:
+        source: list[Step] = [Send(None, (1,), 100, there), Receive(None, (1,), back)]
+        other: list[Step] = [Receive(None, (0,), there), Send(None, (0,), 100, back)]
+        return simulate(cable(Lane(1e9)), work([source, other]), costs=costs).latency_s
+
+    assert latency_s("scatter", "gather") - latency_s("exchange", "exchange") == pytest.approx(2 * 5e-3)
 
 
 def test_requests_back_to_back_and_in_a_queue() -> None:

@@ -15,7 +15,7 @@ from runtime.transport.wire import DTYPES, HEADER_BYTES, NO_LAYER, Header, Kind
 
 dtypes = st.sampled_from(list(DTYPES.values()))
 shapes = st.lists(st.integers(0, 5), max_size=3).map(tuple)
-data_kinds = st.sampled_from([Kind.SCATTER, Kind.EXCHANGE, Kind.GATHER])
+data_kinds = st.sampled_from([Kind.SCATTER, Kind.EXCHANGE, Kind.GATHER, Kind.TOKEN])
 headers = st.builds(
     Header,
     kind=data_kinds,
@@ -91,7 +91,7 @@ def test_truncated_and_longer_headers_are_refused(header: Header, length: int, m
         ({"magic": b"GET "}, "not a frame"),
         ({"version": 2}, "version 2"),
         ({"kind": 0}, "unknown kind 0"),
-        ({"kind": 5}, "unknown kind 5"),
+        ({"kind": 6}, "unknown kind 6"),
         ({"dtype": 0}, "dtype 0"),
         ({"dtype": 8}, "dtype 8"),
         ({"dimensions": 4, "c": 1}, "4 dimensions"),

@@ -14,7 +14,7 @@ the softmax there, and counted. See `runtime.methods.carry`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,8 +26,9 @@ from runtime.codecs.kmeans import kmeans
 from runtime.codecs.vq import GroupedVQ, code_bits, packed_bytes
 from runtime.collectives import Exchange
 from runtime.hollow import HollowModel, HollowTable, HollowVQ
-from runtime.layer import Context, Layer, Part
+from runtime.layer import Context, Kept, Layer, Part
 from runtime.methods import carry
+from runtime.methods.activations import Activations
 from runtime.methods.method import Method
 from runtime.methods.sequence import neighbours
 from runtime.methods.split import SplitOptions
@@ -35,6 +36,7 @@ from runtime.model import Weights, load
 from runtime.plan import Plan
 from runtime.shape import Shape
 from runtime.stages import Timed
+from runtime.transport.gather import Arrived
 
 CODES = ("auto", "input", "residual", "kv")
 
@@ -94,6 +96,7 @@ class Astra(Method):
     cuts = "tokens"
     equals_single = False
     own_class_token = True
+    generates = True
 
     def __init__(
         self, weights: Weights, plan: Plan, rank: int, extra: Path | None = None, stages: Timed | None = None
@@ -138,6 +141,13 @@ class Astra(Method):
         return receivers * shape.layers * len(streams(shape, options)) * once
 
     @classmethod
+    def kept_bytes(cls, shape: Shape, options: AstraOptions, plan: Plan) -> int:
+        """L · C · ceil(T_r · G·log2(K) / 8) of each device r but the last: codes as they came, nothing rebuilt."""
+        before = (len(share.tokens) for share in plan.shares[:-1])
+        packed = sum(packed_bytes(count, options.groups, code_bits(options.codewords)) for count in before)
+        return shape.layers * len(streams(shape, options)) * packed
+
+    @classmethod
     def sample_tokens(cls, options: AstraOptions) -> int:
         """Four for each codeword."""
         return 4 * options.codewords
@@ -173,11 +183,8 @@ class Astra(Method):
         """Position of the first row; a class token's copy stands before it without a place in the order."""
         return self.share.tokens.start
 
-    def forward(self, x: Tensor, exchange: Exchange) -> Tensor:
-        context = CodedContext(self, exchange)
-        for layer in self.model.layers:
-            x = layer(x, self.start, context)
-        return x
+    def context(self, exchange: Exchange) -> Context:
+        return CodedContext(self, exchange)
 
 
 def normed(layer: Layer, stream: str, x: Tensor) -> Tensor:
@@ -196,28 +203,6 @@ class Table:
         """K before rotary and V, each [T, KV width], of codes [T, 1]."""
         k, v = self._rows.index_select(0, codes[:, 0]).chunk(2, -1)
         return k, v
-
-
-class Activations(Context):
-    """Listens to a one-device run and keeps what would be coded: rows[`layers.<i>.<stream>`] = [T, width] each."""
-
-    def __init__(self, names: Iterable[str], prefix: int) -> None:
-        self.rows: dict[str, list[Tensor]] = {}
-        self._names, self._prefix = list(names), prefix
-
-    def _keep(self, layer: Layer, name: str, x: Tensor) -> None:
-        if name in self._names:
-            self.rows.setdefault(f"layers.{layer.index}.{name}", []).append(x[self._prefix :])
-
-    def tell_residual(self, layer: Layer, x: Tensor) -> None:
-        self._keep(layer, "residual", x)
-
-    def tell_input(self, layer: Layer, h: Tensor) -> None:
-        self._keep(layer, "input", h)
-
-    def tell_keys_values(self, layer: Layer, k: Tensor, v: Tensor) -> None:
-        self._keep(layer, "k", k)
-        self._keep(layer, "v", v)
 
 
 class CodedContext(Context):
@@ -256,8 +241,12 @@ class CodedContext(Context):
             frame = self._method.model.joined(packed)
         self._carrier.send(layer.index, frame)
 
-    def parts(self, layer: Layer) -> Iterable[Part]:
-        received, tokens = self._carrier.take(layer.index), [share.tokens for share in self._method.plan.shares]
+    def parts(self, layer: Layer) -> Kept:
+        return Codes(self, layer, self._carrier.take(layer.index))
+
+    def rebuilt(self, layer: Layer, received: Mapping[int, Arrived]) -> Iterator[Part]:
+        """Keys and values of what other devices sent in a layer, by rank."""
+        tokens = [share.tokens for share in self._method.plan.shares]
         for ranks in neighbours(layer, self._method.rank, self._senders):
             with layer.stages("decode", layer.index, "code"):
                 decoded = self._decoded(layer.index, {rank: received[rank].frame for rank in ranks})
@@ -284,3 +273,16 @@ class CodedContext(Context):
     def _unpack(self, codecs: Mapping[str, GroupedVQ | HollowVQ], rank: int, frame: Tensor) -> dict[str, Tensor]:
         tokens, packed = len(self._method.plan.shares[rank].tokens), frame.chunk(len(codecs))
         return {name: codec.unpack(one, tokens) for one, (name, codec) in zip(packed, codecs.items(), strict=True)}
+
+
+class Codes(Kept):
+    """Other devices' tokens in one layer as their packed codes, just as they came."""
+
+    def __init__(self, context: CodedContext, layer: Layer, received: Mapping[int, Arrived]) -> None:
+        self._context, self._layer, self._received = context, layer, received
+
+    def __iter__(self) -> Iterator[Part]:
+        return self._context.rebuilt(self._layer, self._received)
+
+    def tensors(self) -> list[Tensor]:
+        return [arrived.frame for arrived in self._received.values()]

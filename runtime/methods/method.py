@@ -10,6 +10,8 @@ from typing import Any, ClassVar, Literal
 from torch import Tensor
 
 from runtime.collectives import Exchange
+from runtime.layer import Context, alone
+from runtime.memory import full_bytes
 from runtime.model import Model, Weights
 from runtime.plan import Plan, Span
 from runtime.shape import Shape
@@ -28,12 +30,14 @@ class Method:
 
     cuts: which side of the box tokens x layers x heads is divided among devices.
     equals_single: the output is the model's own, to rounding. own_class_token: every device has a copy of it.
+    generates: after a prompt the device of the last token can go on alone, by what its `context` told it of the others.
     """
 
     Options: ClassVar[type] = NoOptions
     cuts: ClassVar[Literal["nothing", "tokens", "layers", "heads"]] = "nothing"
     equals_single: ClassVar[bool] = True
     own_class_token: ClassVar[bool] = False
+    generates: ClassVar[bool] = False
 
     def __init__(
         self, weights: Weights, plan: Plan, rank: int, extra: Path | None = None, stages: Timed | None = None
@@ -66,6 +70,14 @@ class Method:
         return 0
 
     @classmethod
+    def kept_bytes(cls, shape: Shape, options: Any, plan: Plan) -> int:
+        """Bytes that the device of the last token keeps of other devices' tokens after a prompt, to go on alone.
+
+        Unless a method says otherwise, keys and values in full precision.
+        """
+        return full_bytes(shape.layers, shape.kv_width, plan.tokens - len(plan.shares[-1].tokens))
+
+    @classmethod
     def sample_tokens(cls, options: Any) -> int:
         """How many tokens of sample inputs `prepare` wants; 0 for a method that needs nothing beside the model."""
         return 0
@@ -81,8 +93,16 @@ class Method:
 
     def forward(self, x: Tensor, exchange: Exchange) -> Tensor:
         """Embedded positions [S, D] held by this device -> its hidden states after the last layer it takes part in."""
+        return self.through(x, self.context(exchange))
+
+    def context(self, exchange: Exchange) -> Context:
+        """What this device's tokens may attend to beyond themselves in one request: by default nothing."""
+        return alone
+
+    def through(self, x: Tensor, context: Context) -> Tensor:
+        """Embedded positions [S, D] through all layers of this device, in that context."""
         for layer in self.model.layers:
-            x = layer(x, start=self.start)
+            x = layer(x, self.start, context)
         return x
 
     @property

@@ -26,6 +26,7 @@ from torch import Tensor
 from runtime.collectives import Exchange
 from runtime.hollow import HollowModel
 from runtime.layer import Attended, Context, Layer, Part
+from runtime.memory import full_bytes
 from runtime.methods.coding import CODECS, Audience, Codec, CodecOptions, audience, whole
 from runtime.methods.method import Method
 from runtime.methods.sequence import neighbours
@@ -123,6 +124,7 @@ class Prism(Method):
     cuts = "tokens"
     equals_single = False
     own_class_token = True
+    generates = True
 
     def load_model(self, weights: Weights) -> Model:
         model = super().load_model(weights)
@@ -135,16 +137,22 @@ class Prism(Method):
         once = options.means.packed_bytes(len(plan.shares[rank].tokens), shape.width)
         return len(audience(shape, plan, rank)) * shape.layers * once
 
+    @classmethod
+    def kept_bytes(cls, shape: Shape, options: PrismOptions, plan: Plan) -> int:
+        """L · 2 · KV width · b for each mean; under rotary positions, where a mean stands at each of its tokens', for
+        each token."""
+        if shape.rotary:
+            return super().kept_bytes(shape, options, plan)
+        counts = (options.means.counts(len(share.tokens)) for share in plan.shares[:-1])
+        return full_bytes(shape.layers, shape.kv_width, sum(map(len, counts)))
+
     @property
     def start(self) -> int:
         """Position of the first row; a class token's copy stands before it without a place in the order."""
         return self.share.tokens.start
 
-    def forward(self, x: Tensor, exchange: Exchange) -> Tensor:
-        context = MeansContext(self, exchange)
-        for layer in self.model.layers:
-            x = layer(x, self.start, context)
-        return x
+    def context(self, exchange: Exchange) -> Context:
+        return MeansContext(self, exchange)
 
 
 class MeansContext(Context):

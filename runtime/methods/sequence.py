@@ -46,6 +46,7 @@ class Sequence(Method):
 
     Options = SequenceOptions
     cuts = "tokens"
+    generates = True
 
     @classmethod
     def payload_bytes(cls, shape: Shape, options: SequenceOptions, plan: Plan, rank: int) -> int:
@@ -54,11 +55,8 @@ class Sequence(Method):
         vectors = rows(shape, plan.shares[rank].tokens) * options.pieces
         return (plan.world - 1) * shape.layers * CODECS[options.codec].packed_bytes(vectors, width)
 
-    def forward(self, x: Tensor, exchange: Exchange) -> Tensor:
-        context = GatheredContext(self, exchange)
-        for layer in self.model.layers:
-            x = layer(x, self.start, context)
-        return x
+    def context(self, exchange: Exchange) -> Context:
+        return GatheredContext(self, exchange)
 
 
 class GatheredContext(Context):

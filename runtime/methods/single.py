@@ -7,3 +7,5 @@ from runtime.methods.method import Method
 
 class Single(Method):
     """Runs on the source device; sends nothing."""
+
+    generates = True

@@ -41,6 +41,7 @@ class TopK(Method):
     cuts = "tokens"
     equals_single = False
     own_class_token = True
+    generates = True
 
     @classmethod
     def refuse(cls, shape: Shape, options: TopKOptions, devices: int) -> str | None:
@@ -59,11 +60,8 @@ class TopK(Method):
         """Position of the first row; a class token's copy stands before it without a place in the order."""
         return self.share.tokens.start
 
-    def forward(self, x: Tensor, exchange: Exchange) -> Tensor:
-        context = SparseContext(self, exchange)
-        for layer in self.model.layers:
-            x = layer(x, self.start, context)
-        return x
+    def context(self, exchange: Exchange) -> Context:
+        return SparseContext(self, exchange)
 
 
 class SparseContext(Context):

@@ -40,6 +40,7 @@ class Traffic:
     exchange_received: int = 0
     scatter_sent: int = 0
     gather_sent: int = 0
+    token_sent: int = 0
     messages: int = 0
     dropped: Dropped = field(default_factory=Dropped)
 

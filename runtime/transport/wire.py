@@ -30,12 +30,14 @@ TOKEN_BYTES: Final = 32
 
 
 class Kind(IntEnum):
-    """What a frame is for. Any frame between two layers is an EXCHANGE, a partial sum of a reduce included."""
+    """What a frame is for. Any frame between two layers is an EXCHANGE, a partial sum of a reduce included; a TOKEN is
+    the id of one that was generated."""
 
     HELLO = 1
     SCATTER = 2
     EXCHANGE = 3
     GATHER = 4
+    TOKEN = 5
 
 
 DTYPES: Final[dict[int, torch.dtype]] = {
@@ -152,6 +154,8 @@ def count_sent(traffic: Traffic, kind: Kind, length: int) -> None:
         traffic.scatter_sent += length
     elif kind is Kind.GATHER:
         traffic.gather_sent += length
+    elif kind is Kind.TOKEN:
+        traffic.token_sent += length
 
 
 def count_received(traffic: Traffic, kind: Kind, length: int) -> None:

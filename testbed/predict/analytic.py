@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 
 from runtime.plan import even_spans
 from runtime.steps import AllReduce, Compute, Receive, Send
-from runtime.transport.wire import HEADER_BYTES
 from testbed.predict.phases import Phase, Pricing
 from testbed.predict.work import ELEMENT_BYTES, Costs, Outcome, PredictError, Work
 from testbed.topology import Topology
@@ -133,7 +132,8 @@ class _Clocks:
         state.busy_s += seconds
 
     def _send(self, rank: int, step: Send) -> None:
-        state, cost_s = self._ranks[rank], self._costs.sending_s(step.payload_bytes)
+        state = self._ranks[rank]
+        cost_s = self._costs.sending_s(step.payload_bytes, step.purpose)
         at_s = state.clock_s + cost_s * np.arange(1.0, len(step.to) + 1, dtype=np.float64)
         self._outbox[step.purpose, step.layer].append((rank, step, at_s))
         self._spend(state, cost_s * len(step.to))
@@ -145,7 +145,7 @@ class _Clocks:
         if found is None:
             return False
         state, (arrived_s, payload) = self._ranks[rank], found
-        cost_s = self._costs.receive_s + self._costs.per_byte_s * (payload + HEADER_BYTES)
+        cost_s = self._costs.receiving_s(payload, step.purpose)
         behind_s = np.cumsum(cost_s[::-1])[::-1]  # of this message and those after it
         ends_s = max(state.clock_s + behind_s[0], float((arrived_s + behind_s).max()))
         state.busy_s += behind_s[0]

@@ -24,6 +24,8 @@ from testbed.predict.work import Costs, Load, Outcome, PredictError, Work, build
 from testbed.tables import duration, open_table, print_table, print_wrapped, size
 from testbed.topology import MAX_HOSTS, MethodSpec, Topology
 
+PROMPT_ONLY = "what follows a prompt is not predicted; leave this out, and the prompt is"
+
 
 @dataclass(frozen=True)
 class How:
@@ -77,6 +79,8 @@ def main(file: Path, profile: Path | None, how: How, as_text: bool, say: Callabl
     Raises TopologyError for files with mistakes, PredictError, BadModel.
     """
     topology = check.load(file)
+    if topology.run.generate is not None:
+        raise PredictError(f"{file}: run.generate: {PROMPT_ONLY}")
     path = profile or (Path(topology.run.compute) if topology.run.compute else None)
     if path is None:
         raise PredictError(
@@ -124,6 +128,8 @@ def forecast(topology: Topology, profile: Profile, shape: Shape, how: How, spec:
 def work_of(topology: Topology, profile: Profile, shape: Shape, spec: MethodSpec) -> Work:
     """One request of one method on the hosts of a topology, the source first. Raises Unfit, ProfileError."""
     run = topology.run
+    if run.generate is not None:
+        raise PredictError(f"{topology.name}: run.generate: {PROMPT_ONLY}")
     hosts = [run.source, *(host.name for host in topology.hosts if host.name != run.source)]
     devices = hosts[:1] if methods.load(spec.method).cuts == "nothing" else hosts
     plan = place(spec.method, spec.options, shape, run.tokens, Cluster(tuple(devices)))

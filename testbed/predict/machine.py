@@ -1,10 +1,10 @@
 """What emulated links cost this machine: messages and frames between namespaces, measured in some that vanish after.
 
-`measure` runs this file as `python -m testbed.predict.machine` in namespaces of its own: two hosts with some cables,
-shaped as those of a run, more than the machine carries in all, then with a switch in each, then so
-fast that several frames are handed down as one packet. Their processes send
-messages to each other with the runtime's own sockets; nothing is left behind when they end. That needs root, like the
-networks themselves.
+`measure` runs this file as `python -m testbed.predict.machine` in namespaces of its own: four hosts, as a small run,
+that share its cores; with a cable between any two, shaped as those of a run to more than the machine carries in all,
+then with a switch between them, then with cables so fast that several frames are handed down as one packet. Their
+processes send messages to each other with the runtime's own sockets; nothing is left behind when they end. That needs
+root, like the networks themselves.
 """
 
 from __future__ import annotations
@@ -15,9 +15,10 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
 from functools import cache
+from itertools import combinations
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -42,11 +43,14 @@ from testbed.topology import MIN_QUEUE_BYTES
 MODULE = "testbed.predict.machine"
 LIMIT_S = 60.0
 CABLE, SWITCH, FAST = "cable", "switch", "fast"
-CABLES = 6
-FAST_BIT_S = 1e9  # at which several frames go as one packet
-_IDLE, _IO_WAIT, _STEAL = 3, 4, 7  # columns of /proc/stat
+HOSTS = 4
+# Cables carry more than the machine, one frame at a time or several as one packet. A switch's lines, on which all that
+# a host sends and is sent waits in one queue, keep packets waiting: that costs as well.
+RATES_BIT_S = {CABLE: ONE_BY_ONE_BIT_S, SWITCH: ONE_BY_ONE_BIT_S / 3, FAST: 1e9}
+_IDLE, _IO_WAIT = 3, 4  # columns of /proc/stat
 _SMALL_BYTES, _LARGE_BYTES = 64, 1 << 20
-_REPEATS, _REST_S, _LARGE, _ROUNDS = 200, 3e-3, 4, 4
+_REPEATS, _REST_S, _LARGE, _ROUNDS = 200, 3e-3, 2, 6
+_PAUSES, _PAUSE_S, _CACHED_BYTES = 24, 30e-3, 1 << 24
 _REPLAYED = ("late_s", "stage_s", "code_s")
 _SHAPE, _TOKENS = Shape("vit", layers=12, width=768, heads=12, kv_heads=12, head_dim=64, hidden=3072), 64
 _STAGES_FROM = 1 << 16  # numbers of requests that no other measurement uses
@@ -70,44 +74,49 @@ def main() -> None:
     """Print the costs as JSON. To be run in namespaces of its own only."""
     _run("mount", "--make-rprivate", "/")
     _run("mount", "-t", "tmpfs", "none", "/run")
-    cable, switch, fast = (_talk(_network(kind, number), kind) for number, kind in enumerate((CABLE, SWITCH, FAST)))
+    cable, switch, fast = (_talk(_network(kind), kind) for kind in (CABLE, SWITCH, FAST))
     # Of a packet with one frame, and of one with several: what the packet costs, and what each frame does.
     one_s, several_s = cable["frame_s"], SUPERPACKET_FRAMES * fast["frame_s"]
     frame_s = min(one_s, max(0.0, several_s - one_s) / (SUPERPACKET_FRAMES - 1))
     lines = {"packet_s": one_s - frame_s, "frame_s": frame_s, "hop_s": max(0.0, switch["frame_s"] - one_s)}
-    messages = {name: cable[name] for name in ("send_s", "receive_s", *_REPLAYED)}
+    messages = {name: cable[name] for name in ("send_s", "receive_s", "rest_s", *_REPLAYED)}
     print(json.dumps(asdict(Costs(**messages, **lines, cores=len(os.sched_getaffinity(0)), kind=EMULATED))))
 
 
-def _network(kind: str, number: int) -> tuple[str, str]:
-    """Two namespaces, joined by some cables, each with a switch in it or not, all shaped; their names."""
-    names = (f"a{number}", f"b{number}")
+def _network(kind: str) -> list[str]:
+    """Namespaces, joined by cables or by a switch, all shaped; their names."""
+    names = [f"{kind}{rank}" for rank in range(HOSTS)]
+    rate_bit_s = RATES_BIT_S[kind]
     for name in names:
         _run("ip", "netns", "add", name)
         _run("ip", "-n", name, "link", "set", "lo", "up")
-    rate_bit_s = FAST_BIT_S if kind == FAST else ONE_BY_ONE_BIT_S
-    frames, words = str(superpacket_frames(rate_bit_s)), _tbf(rate_bit_s)
-    for cable in range(CABLES):
-        eth, ports = f"eth{cable}", [(name, f"eth{cable}") for name in names]
-        if kind != SWITCH:
-            _run("ip", "link", "add", "name", eth, "netns", names[0],
-                 "type", "veth", "peer", "name", eth, "netns", names[1])  # fmt: skip
-        else:
-            switch = f"sw{cable}"
-            _run("ip", "link", "add", "name", switch, "type", "bridge")
-            _run("ip", "link", "set", switch, "up")
-            for name in names:
-                port = f"{name}p{cable}"
-                _run("ip", "link", "add", "name", port, "type", "veth", "peer", "name", eth, "netns", name)
-                _run("ip", "link", "set", port, "master", switch)
-                ports.append(("", port))
-        for name, port in ports:
-            inside = ("ip", "netns", "exec", name) if name else ()
-            _run(*inside, "ip", "link", "set", port, "gso_max_segs", frames, "up")
-            _run(*inside, "tc", "qdisc", "replace", "dev", port, *words)
+    if kind == SWITCH:
+        _run("ip", "link", "add", "name", kind, "type", "bridge")
+        _run("ip", "link", "set", kind, "up")
         for rank, name in enumerate(names):
-            _run("ip", "-n", name, "address", "add", f"{_address(cable, rank)}/24", "dev", eth)
+            _run("ip", "link", "add", "name", name, "type", "veth", "peer", "name", "eth", "netns", name)
+            _run("ip", "link", "set", name, "master", kind)
+            _shape("", name, rate_bit_s)
+            _port(name, "eth", _address(kind, rank, 0), rate_bit_s)
+        return names
+    for a, b in combinations(range(HOSTS), 2):
+        eth = f"eth{a}{b}"
+        _run("ip", "link", "add", "name", eth, "netns", names[a],
+             "type", "veth", "peer", "name", eth, "netns", names[b])  # fmt: skip
+        _port(names[a], eth, _address(kind, a, b), rate_bit_s)
+        _port(names[b], eth, _address(kind, b, a), rate_bit_s)
     return names
+
+
+def _port(host: str, name: str, address: str, rate_bit_s: float) -> None:
+    _shape(host, name, rate_bit_s)
+    _run("ip", "-n", host, "address", "add", f"{address}/24", "dev", name)
+
+
+def _shape(host: str, port: str, rate_bit_s: float) -> None:
+    inside = ("ip", "netns", "exec", host) if host else ()
+    _run(*inside, "ip", "link", "set", port, "gso_max_segs", str(superpacket_frames(rate_bit_s)), "up")
+    _run(*inside, "tc", "qdisc", "replace", "dev", port, *_tbf(rate_bit_s))
 
 
 def _tbf(rate_bit_s: float) -> tuple[str, ...]:
@@ -117,8 +126,9 @@ def _tbf(rate_bit_s: float) -> tuple[str, ...]:
     return ("root", "tbf", *words, "limit", str(MIN_QUEUE_BYTES))
 
 
-def _address(cable: int, rank: int) -> str:
-    return f"10.0.{cable}.{1 + rank}"
+def _address(kind: str, rank: int, peer: int) -> str:
+    """Of a host, on its link to another."""
+    return f"10.0.0.{1 + rank}" if kind == SWITCH else f"10.{min(rank, peer)}.{max(rank, peer)}.{1 + rank}"
 
 
 def _talk(hosts: Sequence[str], kind: str) -> dict[str, float]:
@@ -147,65 +157,84 @@ def _host(name: str, rank: int, kind: str, out: Connection) -> None:
     with open(f"/run/netns/{name}") as namespace:
         if ctypes.CDLL(None, use_errno=True).setns(namespace.fileno(), 0):
             raise OSError(ctypes.get_errno(), "setns")
-    meshes = [TcpMesh(rank, 2, bytes(TOKEN_BYTES), [_address(cable, rank)], LIMIT_S / 4) for cable in range(CABLES)]
-    meeting = Path("/run") / f"{kind}.ports"
-    if rank == 0:
-        draft = meeting.with_suffix(".new")
-        draft.write_text(json.dumps([mesh.ports[_address(cable, 0)] for cable, mesh in enumerate(meshes)]))
-        draft.replace(meeting)
-    while not meeting.exists():
-        time.sleep(0.01)
-    ports = json.loads(meeting.read_text())
-    for cable, mesh in enumerate(meshes):
-        mesh.join({0: (_address(cable, 0), ports[cable])} if rank else {})
-    found = {**_messages(meshes[0], 1 - rank), **_stages(meshes[0])} if kind == CABLE else {}
-    found |= _frames(meshes, 1 - rank)
-    for mesh in meshes:
-        mesh.flush()
+    torch.set_num_threads(1)  # as devices there
+    others = [other for other in range(HOSTS) if other != rank]
+    addresses = sorted({_address(kind, rank, other) for other in others})
+    mesh = TcpMesh(rank, HOSTS, bytes(TOKEN_BYTES), addresses, LIMIT_S / 4)
+    meeting = Path("/run")
+    draft = meeting / f"{name}.new"
+    draft.write_text(json.dumps(mesh.ports))
+    draft.replace(meeting / f"{name}.ports")
+    peers = {}
+    for lower in range(rank):
+        path, address = meeting / f"{kind}{lower}.ports", _address(kind, lower, rank)
+        while not path.exists():
+            time.sleep(0.01)
+        peers[lower] = (address, json.loads(path.read_text())[address])
+    mesh.join(peers)
+    found = {**(_messages(mesh, 1 - rank) if rank < 2 else {}), **_stages(mesh)} if kind == CABLE else {}
+    found |= _frames(mesh, others)
+    mesh.flush()
     if rank == 0:
         out.send(found)
-    for mesh in meshes:
-        mesh.close()
+    mesh.close()
 
 
 def _messages(mesh: TcpMesh, peer: int) -> dict[str, float]:
     """Seconds of handing over a small message, and of its way through the kernel, waking who waits for it, and taking
     it: half of a round trip is both; of a message that has come meanwhile, the CPU that taking it needs. After a rest,
-    as between layers: what has just run is faster."""
+    as between layers: what has just run is faster; and how much slower all that is after a pause, as between requests.
+    """
     tensor = torch.zeros(_SMALL_BYTES, dtype=torch.uint8)
-    sends_s, halves_s, takes_s = list[float](), list[float](), list[float]()
-    for number in range(_REPEATS):
-        if mesh.rank:
-            mesh.receive(peer, Kind.EXCHANGE, number, 0)
-            mesh.send(peer, Kind.EXCHANGE, number, 0, tensor)
-            continue
-        time.sleep(_REST_S)
-        began = time.perf_counter()
-        mesh.send(peer, Kind.EXCHANGE, number, 0, tensor)
-        sends_s.append(time.perf_counter() - began)
-        mesh.receive(peer, Kind.EXCHANGE, number, 0)
-        halves_s.append((time.perf_counter() - began) / 2)
+    sends_s, halves_s = _round_trips(mesh, peer, range(_REPEATS), lambda: time.sleep(_REST_S))
+    takes_s = list[float]()
     for number in range(_REPEATS, 2 * _REPEATS):
         mesh.send(peer, Kind.EXCHANGE, number, 0, tensor)
         time.sleep(_REST_S)
         began = time.thread_time()
         mesh.receive(peer, Kind.EXCHANGE, number, 0)
         takes_s.append(time.thread_time() - began)
+    _, cold_s = _round_trips(mesh, peer, range(2 * _REPEATS, 2 * _REPEATS + _PAUSES), _pause)
     if mesh.rank:
         return {}
-    send_s = median(sends_s)
-    return {"send_s": send_s, "receive_s": max(median(takes_s), median(halves_s) - send_s)}
+    send_s, half_s = median(sends_s), median(halves_s)
+    receive_s = max(median(takes_s), half_s - send_s)
+    return {"send_s": send_s, "receive_s": receive_s, "rest_s": max(0.0, median(cold_s) - half_s)}
+
+
+def _round_trips(
+    mesh: TcpMesh, peer: int, numbers: Iterable[int], rest: Callable[[], None]
+) -> tuple[list[float], list[float]]:
+    """Of small messages from rank 0 to rank 1 and back: seconds of handing one over, and half of the whole."""
+    tensor, sends_s, halves_s = torch.zeros(_SMALL_BYTES, dtype=torch.uint8), list[float](), list[float]()
+    for number in numbers:
+        rest()
+        began = time.perf_counter()
+        if mesh.rank == 0:
+            mesh.send(peer, Kind.EXCHANGE, number, 0, tensor)
+            sends_s.append(time.perf_counter() - began)
+        mesh.receive(peer, Kind.EXCHANGE, number, 0)
+        halves_s.append((time.perf_counter() - began) / 2)
+        if mesh.rank == 1:
+            mesh.send(peer, Kind.EXCHANGE, number, 0, tensor)
+    return sends_s, halves_s
+
+
+def _pause() -> None:
+    """Long, with other work in it that leaves nothing in the caches."""
+    torch.ones(_CACHED_BYTES, dtype=torch.uint8).sum()
+    time.sleep(_PAUSE_S)
 
 
 def _stages(mesh: TcpMesh) -> dict[str, float]:
     """Seconds by which a device that replays wakes late, and of a stage that no time is allowed for: a small run."""
-    plan = place("astra", {}, _SHAPE, _TOKENS, Cluster(("a", "b")))
+    plan = place("astra", {}, _SHAPE, _TOKENS, Cluster(tuple(f"h{rank}" for rank in range(mesh.world))))
     stages = Replayed(lambda stage, _: _REST_S if stage == "input" else 0.0)
     method = methods.load("astra")(HollowWeights(_SHAPE), plan, mesh.rank, stages=stages)
     late_s, code_s, other_s = list[float](), list[float](), list[float]()
     for request in range(_REPEATS // _SHAPE.layers):
         stages.restart()
-        method.forward(torch.zeros(_TOKENS // 2, _SHAPE.width), Exchange(mesh, _STAGES_FROM + request, stages))
+        method.forward(torch.zeros(_TOKENS // mesh.world, _SHAPE.width), Exchange(mesh, _STAGES_FROM + request, stages))
         late_s += stages.late_s
         code_s += [seconds for kind, *_, seconds in stages.spans if kind == "code"]
         # What is neither replayed, nor coding, nor the network's, what lies between stages included.
@@ -215,29 +244,31 @@ def _stages(mesh: TcpMesh) -> dict[str, float]:
     return {"late_s": median(late_s), "stage_s": median(other_s), "code_s": median(code_s)}
 
 
-def _frames(meshes: Sequence[TcpMesh], peer: int) -> dict[str, float]:
-    """Seconds of CPU of the whole machine for each frame, while as many come in as go out.
+def _frames(mesh: TcpMesh, others: Sequence[int]) -> dict[str, float]:
+    """Seconds of CPU of the whole machine for each frame, while all hosts send to all others, and hold what they are
+    sent as long as a layer does: memory that is given back has to be had again.
 
     The least of some rounds: what else runs on the machine only adds to it.
     """
     tensor, found = torch.zeros(_LARGE_BYTES, dtype=torch.uint8), list[float]()
-    count = 2 * _LARGE * len(meshes) * _LARGE_BYTES / SEGMENT_BYTES
+    count = mesh.world * len(others) * _LARGE * _LARGE_BYTES / SEGMENT_BYTES
     for begin in range(0, _ROUNDS * _LARGE, _LARGE):
         began_s = _busy_s()
         for number in range(begin, begin + _LARGE):
-            for mesh in meshes:
-                mesh.send(peer, Kind.EXCHANGE, number, 0, tensor)
-            for mesh in meshes:
-                mesh.receive(peer, Kind.EXCHANGE, number, 0)
+            for other in others:
+                mesh.send(other, Kind.EXCHANGE, number, 0, tensor)
+            held = [mesh.receive(other, Kind.EXCHANGE, number, 0) for other in others]
+            del held
         found.append((_busy_s() - began_s) / count)
     return {"frame_s": min(found)}
 
 
 def _busy_s() -> float:
-    """Of all cores together since the machine came up: all but idling and waiting for disks."""
+    """Of all cores together, since some moment: all but idling and waiting for disks. Only these are measured; a
+    kernel may count what is done by whoever it meets when its clock ticks."""
     words = Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:]
-    ticks = [int(word) for word in words]
-    return (sum(ticks[:_STEAL]) - ticks[_IDLE] - ticks[_IO_WAIT]) / os.sysconf("SC_CLK_TCK")
+    idle_s = (int(words[_IDLE]) + int(words[_IO_WAIT])) / os.sysconf("SC_CLK_TCK")
+    return time.perf_counter() * len(os.sched_getaffinity(0)) - idle_s
 
 
 if __name__ == "__main__":

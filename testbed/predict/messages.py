@@ -49,7 +49,7 @@ def told(costs: Iterable[Costs]) -> list[str]:
         words = f"a message costs {span([one.sending_s(0) + one.receiving_s(0) for one in own], duration)}, {how}"
         if shared := [one for one in own if one.cores and one.packet_s]:
             cores, rates = (span(values, lambda value: f"{value:.0f}") for values in (
-                [float(one.cores or 1) for one in shared], [1 / one.line_s(1, 1, 0) for one in shared]
+                [float(one.cores or 1) for one in shared], [(one.cores or 1) / one.line_s(1, 1, 0) for one in shared]
             ))  # fmt: skip
             words += f"; all links share {cores} cores, which carry {rates} frames a second"
         lines.append(words)

@@ -6,6 +6,7 @@ import math
 from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import replace
+from heapq import heapreplace
 
 from testbed.changes import Change, schedule
 from testbed.linetime import FULL_FRAME_BYTES, medium_of
@@ -130,16 +131,25 @@ class Server:
 
 
 class Machine:
-    """The cores that emulate all lines: packets wait for them in the order in which they come."""
+    """The cores that emulate all hosts and lines: messages, what waits instead of computing, and packets wait for one
+    of them in the order in which they come. Where nothing is emulated each host has its own, and nobody waits."""
 
     def __init__(self, costs: Costs) -> None:
-        self._costs, self._free_s = costs, 0.0
+        self._costs = costs
+        self._free_s = [0.0] * (costs.cores or 0)
+
+    def done_s(self, at_s: float, seconds: float) -> float:
+        """When a core is done with what needs one for so long from at_s on."""
+        if not self._free_s or not seconds:
+            return at_s + seconds
+        end_s = max(self._free_s[0], at_s) + seconds
+        heapreplace(self._free_s, end_s)
+        return end_s
 
     def through_s(self, at_s: float, line: Line, frames: int, index: int) -> float:
         """When it is done with frames that come at at_s to a line, that of this place on their way."""
-        busy_s = self._costs.line_s(frames, frames / superpacket_frames(line.hop.lane.rate_bit_s), index)
-        self._free_s = max(self._free_s, at_s) + busy_s
-        return self._free_s
+        packets = max(1.0, frames / superpacket_frames(line.hop.lane.rate_bit_s))
+        return self.done_s(at_s, self._costs.line_s(frames, packets, index))
 
 
 class Line:

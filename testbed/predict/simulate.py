@@ -11,7 +11,7 @@ Frames go in trains, see `testbed.predict.network`; TCP's window opens, closes a
   does where it is slow; after idle it is halved per timeout down to ten frames. The receiver's window is large at once.
 - Acknowledgements are never lost or delayed on purpose; of two frames one is sent, and none alone where data of the
   same connection waits to go that way.
-- Where one machine emulates all, messages wait for its cores, and so do packets, in a queue of their own; computing
+- Where one machine emulates all, messages and packets wait for its cores in the order in which they come; computing
   takes what the profile says, and what is replayed also the little that waiting instead takes, of these cores. A
   device killed by an event lives on.
 """
@@ -54,7 +54,6 @@ class _Requests:
             Network(topology, costs, tcp.shaper),
             random.Random(seed),
         )
-        self._cores = None if costs.cores is None else simpy.Resource(self._env, costs.cores)
         self._flows: dict[tuple[int, int], Flow] = {}
         self._busy_s, self._waited_s = [0.0] * work.world, [0.0] * work.world
         self._behind_s = [0.0] * work.world  # see `runtime.stages.Replayed`, which this follows
@@ -109,7 +108,7 @@ class _Requests:
 
     def _compute(self, rank: int, step: Compute) -> Waits:
         seconds = self._work.seconds(rank, step)
-        if self._cores is None or not self._work.replayed:
+        if self._costs.cores is None or not self._work.replayed:
             yield from self._spend(rank, seconds)
             return
         due_s = self._env.now + seconds - self._behind_s[rank]
@@ -125,16 +124,14 @@ class _Requests:
 
     def _handle(self, rank: int, seconds: float) -> Waits:
         """CPU for a message, of those cores that all devices share where one machine emulates them."""
-        if self._cores is None:
-            yield from self._spend(rank, seconds)
-            return
-        with self._cores.request() as core:
-            yield core
-            yield from self._spend(rank, seconds)
+        done_s = self._network.machine.done_s(self._env.now, seconds)
+        if done_s > self._env.now:
+            self._busy_s[rank] += seconds
+            yield self._env.timeout(done_s - self._env.now)
 
     def _send(self, rank: int, step: Send) -> Waits:
         for peer in step.to:
-            yield from self._handle(rank, self._costs.sending_s(step.payload_bytes))
+            yield from self._handle(rank, self._costs.sending_s(step.payload_bytes, step.purpose))
             self._flow(rank, peer).send(step.payload_bytes)
 
     def _receive(self, rank: int, step: Receive) -> Waits:
@@ -144,7 +141,8 @@ class _Requests:
             waited_s = self._env.now - began_s
             self._waited_s[rank] += waited_s
             self._behind_s[rank] = max(0.0, self._behind_s[rank] - waited_s)
-            yield from self._handle(rank, self._costs.receiving_s(message.payload_bytes))  # type: ignore[attr-defined]
+            size: int = message.payload_bytes  # type: ignore[attr-defined]
+            yield from self._handle(rank, self._costs.receiving_s(size, step.purpose))
 
     def _flow(self, a: int, b: int) -> Flow:
         """The connection between two ranks, in the direction from a to b."""

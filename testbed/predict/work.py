@@ -6,12 +6,17 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from statistics import median
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
 
 from runtime.errors import RuntimeFault
 from runtime.plan import Plan, even_spans
-from runtime.steps import AllReduce, Compute, Receive, Send, Step
+from runtime.steps import AllReduce, Compute, Purpose, Receive, Send, Step
 from runtime.transport.wire import HEADER_BYTES
 
+Bytes = TypeVar("Bytes", float, NDArray[np.float64])
 ELEMENT_BYTES = 4  # partial sums are fp32: an all-reduce cuts between elements
 EMULATED, LOOPBACK, GIVEN = "emulated", "loopback", "given"
 KINDS = {  # of costs
@@ -33,6 +38,7 @@ class Costs:
     Where all devices are emulated on one machine, they share its `cores`, and so do its links: packet_s and frame_s are
     what a packet and each of its frames cost the machine from end to end over one line, hop_s what a packet costs over
     each further one. None, zero: each has its own.
+    rest_s: what taking the input costs more, and sending a result: nothing like it has run since the last request.
     late_s, stage_s, code_s: of devices there whose computing is replayed: how late one wakes, and what a stage of
     computing or coding takes for which the profile allows no time.
     They are measured, on the machine whose runs are predicted; zero where nothing is known. kind: how they were found,
@@ -45,6 +51,7 @@ class Costs:
     packet_s: float = 0.0
     frame_s: float = 0.0
     hop_s: float = 0.0
+    rest_s: float = 0.0
     late_s: float = 0.0
     stage_s: float = 0.0
     code_s: float = 0.0
@@ -56,17 +63,19 @@ class Costs:
         return replace(self, packet_s=0.0, frame_s=0.0, hop_s=0.0, late_s=0.0, stage_s=0.0, code_s=0.0, cores=None)
 
     def line_s(self, frames: float, packets: float, index: int) -> float:
-        """Seconds that all cores are busy with packets of so many frames, on the line of that place on their way."""
-        cpu_s = packets * self.hop_s if index else packets * self.packet_s + frames * self.frame_s
-        return cpu_s / (self.cores or 1)
+        """Seconds of a core that packets of so many frames take, on the line of that place on their way."""
+        return packets * self.hop_s if index else packets * self.packet_s + frames * self.frame_s
 
-    def sending_s(self, payload_bytes: int) -> float:
+    def sending_s(self, payload_bytes: int, purpose: Purpose = "exchange") -> float:
         """Of one message, header included."""
-        return self.send_s + self.per_byte_s * (payload_bytes + HEADER_BYTES)
+        return self.send_s + self.per_byte_s * (payload_bytes + HEADER_BYTES) + self._rested_s(purpose == "gather")
 
-    def receiving_s(self, payload_bytes: int) -> float:
-        """Of one message, header included."""
-        return self.receive_s + self.per_byte_s * (payload_bytes + HEADER_BYTES)
+    def receiving_s(self, payload_bytes: Bytes, purpose: Purpose = "exchange") -> Bytes:
+        """Of one message, or of an array of them, headers included."""
+        return self.receive_s + self.per_byte_s * (payload_bytes + HEADER_BYTES) + self._rested_s(purpose == "scatter")
+
+    def _rested_s(self, first: bool) -> float:
+        return self.rest_s if first else 0.0
 
 
 @dataclass(frozen=True)
