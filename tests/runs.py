@@ -53,7 +53,7 @@ links:
   - {{between: h1 - s1, up: {{trace: {{steps: [[500 ms, 10 Mbit/s], [1 s, 20 Mbit/s]]}}}}}}
   - h2 - s1
   - h3 - s1
-events: ["at 200 ms: h2 - s1 down for 300 ms", "at 2500 ms: kill h3"]
+events: ["at 200 ms: h2 - s1 down for 300 ms", "at 2 s: kill h3"]
 run:
   source: {source}
   model: {model}
@@ -61,6 +61,15 @@ run:
   methods: {methods}
   repeats: {repeats}
   budget: {budget} s
+  compute: {{replay: {profile}}}
+"""
+# No machine is through with 14 requests before 3.5 s, and none needs much more.
+PACED = """
+profile: paced
+model: {layers: 4, width: 192}
+entries:
+  - {method: single, tokens: 196, devices: 1, total: 250 ms}
+  - {method: sequence, tokens: 196, devices: 3, total: 250 ms}
 """
 SMALL = """
 name: smallhost

@@ -207,15 +207,19 @@ def test_a_ray_node_that_dies_costs_its_methods_and_not_the_run(tmp_path: Path) 
 @NETWORK
 @pytest.mark.alone
 def test_links_that_change_and_a_device_that_the_file_kills(tmp_path: Path) -> None:
-    """Delay, loss, a trace, an outage and a kill in one run: measured before and after, told as they were applied."""
-    out = tmp_path / "out"
-    values = STREAM | {"methods": "[sequence, single]"}
+    """Delay, loss, a trace, an outage and a kill in one run: measured before and after, told as they were applied.
+
+    Computing is replayed, so that by their number alone requests last longer than the file's changes.
+    """
+    out, paced = tmp_path / "out", tmp_path / "paced.yaml"
+    paced.write_text(runs.PACED)
+    values = {"methods": "[sequence, single]", "repeats": 13, "tokens": 196, "profile": paced}
     code, text = runs.run(runs.topology(tmp_path, runs.CHANGING, **values), out)
     assert code == 1, text
     found = runs.read(out, "summary.json")
     sequence, single = found["methods"]
     assert single["status"] == "ok" and sequence["failed_host"] == "h3", text
-    assert sequence["error"].startswith("the file kills the device on h3 at 2.5 s: h3 lost in sequence")
+    assert sequence["error"].startswith("the file kills the device on h3 at 2 s: h3 lost in sequence")
     _told_before_and_after(out, found)
     changes = runs.read(out, "changes.json")
     assert all(row["error"] is None and row["applied_s"] >= row["at_s"] for row in changes)
@@ -225,7 +229,7 @@ def test_links_that_change_and_a_device_that_the_file_kills(tmp_path: Path) -> N
         again = [(0.5, "h2 -> s1", "up again"), (0.5, "s1 -> h2", "up again")]
         assert met[:5] == [*down, (0.5, "h1 -> s1", "rate 10 Mbit/s"), *again]
         came = "killed" if label == "sequence" else "nothing to kill: no device here"
-        assert met[5:7] == [(1.0, "h1 -> s1", "rate 20 Mbit/s"), (2.5, "h3", came)]
+        assert met[5:7] == [(1.0, "h1 -> s1", "rate 20 Mbit/s"), (2.0, "h3", came)]
     lines = " ".join(text.split())
     for words in (
         "the network changed while sequence, single ran",
