@@ -160,20 +160,22 @@ def test_compare_shows_a_run_that_is_over(finished: tuple[Path, int, str]) -> No
     assert "astra G=1" in text
 
 
-STREAM = {"methods": "[single, sequence, tensor, pipeline]", "repeats": 100000, "budget": 3, "tokens": 196}
+# Half a minute of requests of sequence, far more than what is done to it takes; little of the others.
+STREAM = {"single": 0.01, "sequence": 0.5, "tensor": 0.01, "pipeline": 0.01}
+LONG = {"repeats": 60, "budget": 60, "tokens": 16}
 
 
 @pytest.mark.parametrize(("text", "victim"), crossed("h1", "h3"))
 def test_a_device_that_dies_is_named_and_the_rest_still_runs(tmp_path: Path, text: str, victim: str) -> None:
     """Killed in the middle of a stream of requests: the source itself (h1), or one that the others wait for (h3)."""
     out = tmp_path / "out"
-    with runs.started(runs.topology(tmp_path, text, **STREAM), out) as process:
+    with runs.started(runs.paced(tmp_path, text, STREAM, **LONG), out) as process:
         runs.until(lambda: [r for r in runs.records(out) if r["method"] == "sequence" and not r["warmup"]], process)
         before = runs.records(out)
         os.kill(runs.device_pid(out, victim), signal.SIGKILL)
         killed = time.monotonic()
         failed = runs.until(lambda: _failed(out), process)
-        assert time.monotonic() - killed < 5
+        assert time.monotonic() - killed < 5  # as promised
         output, _ = process.communicate(timeout=runs.LIMIT_S)
     assert process.returncode == 1, output
     assert failed["method"] == "sequence"
@@ -190,8 +192,8 @@ def test_a_device_that_dies_is_named_and_the_rest_still_runs(tmp_path: Path, tex
 
 def test_a_ray_node_that_dies_costs_its_methods_and_not_the_run(tmp_path: Path) -> None:
     out = tmp_path / "out"
-    methods = "[sequence, tensor, single]"
-    with runs.started(runs.topology(tmp_path, **STREAM | {"methods": methods}), out) as process:
+    methods = {name: STREAM[name] for name in ("sequence", "tensor", "single")}
+    with runs.started(runs.paced(tmp_path, runs.PAIRS[runs.LOCAL], methods, **LONG), out) as process:
         runs.until(lambda: [r for r in runs.records(out) if not r["warmup"]], process)
         run_id = runs.read(out, "manifest.json")["run_id"]
         os.kill(runs.raylet_pid(run_id, 1), signal.SIGKILL)
@@ -209,17 +211,16 @@ def test_a_ray_node_that_dies_costs_its_methods_and_not_the_run(tmp_path: Path) 
 def test_links_that_change_and_a_device_that_the_file_kills(tmp_path: Path) -> None:
     """Delay, loss, a trace, an outage and a kill in one run: measured before and after, told as they were applied.
 
-    Computing is replayed, so that by their number alone requests last longer than the file's changes.
+    No machine is through with 14 requests of a quarter of a second before the last change of the file.
     """
-    out, paced = tmp_path / "out", tmp_path / "paced.yaml"
-    paced.write_text(runs.PACED)
-    values = {"methods": "[sequence, single]", "repeats": 13, "tokens": 196, "profile": paced}
-    code, text = runs.run(runs.topology(tmp_path, runs.CHANGING, **values), out)
+    out = tmp_path / "out"
+    path = runs.paced(tmp_path, runs.CHANGING, {"sequence": 0.25, "single": 0.25}, repeats=13, tokens=196)
+    code, text = runs.run(path, out)
     assert code == 1, text
     found = runs.read(out, "summary.json")
     sequence, single = found["methods"]
-    assert single["status"] == "ok" and sequence["failed_host"] == "h3", text
-    assert sequence["error"].startswith("the file kills the device on h3 at 2 s: h3 lost in sequence")
+    assert single["status"] == "ok" and sequence["failed_host"] == "h2", text
+    assert sequence["error"].startswith("the file kills the device on h2 at 2 s: h2 lost in sequence")
     _told_before_and_after(out, found)
     changes = runs.read(out, "changes.json")
     assert all(row["error"] is None and row["applied_s"] >= row["at_s"] for row in changes)
@@ -229,7 +230,7 @@ def test_links_that_change_and_a_device_that_the_file_kills(tmp_path: Path) -> N
         again = [(0.5, "h2 -> s1", "up again"), (0.5, "s1 -> h2", "up again")]
         assert met[:5] == [*down, (0.5, "h1 -> s1", "rate 10 Mbit/s"), *again]
         came = "killed" if label == "sequence" else "nothing to kill: no device here"
-        assert met[5:7] == [(1.0, "h1 -> s1", "rate 20 Mbit/s"), (2.0, "h3", came)]
+        assert met[5:7] == [(1.0, "h1 -> s1", "rate 20 Mbit/s"), (2.0, "h2", came)]
     lines = " ".join(text.split())
     for words in (
         "the network changed while sequence, single ran",
@@ -245,7 +246,7 @@ def _told_before_and_after(out: Path, found: dict[str, Any]) -> None:
     links = runs.read(out, "links.json")
     for when in ("before", "after"):
         rows = [row for row in links if row["when"] == when]
-        assert {hop for row in rows for hop in row["links"]} >= {f"h{i} -> s1" for i in (1, 2, 3)}
+        assert {hop for row in rows for hop in row["links"]} >= {f"h{i} -> s1" for i in (1, 2)}
         good = [row["measured"] for row in rows if row["verdict"] != "wrong"]
         assert any(abs(m["rtt_s"] - 0.02) < 0.005 for m in good if "rtt_s" in m)
         assert any(0 < m["loss"] < 0.06 for m in good if "loss" in m)
@@ -253,13 +254,10 @@ def _told_before_and_after(out: Path, found: dict[str, Any]) -> None:
     for row in runs.read(out, "watch.json"):
         assert row["verdict"] in ("ok", "degraded")
         declared = {name: seen["declared_loss"] for name, seen in row["directions"].items()}
-        assert (
-            declared["h2 -> s1"] is declared["s1 -> h2"] is None
-            and declared["h3 -> s1"] == declared["h1 -> s1"] == 0.01
-        )
+        assert declared["h2 -> s1"] is declared["s1 -> h2"] is None and declared["h1 -> s1"] == 0.01
     first = runs.read(out, "watch.json")[0]["directions"]
     assert sum(seen["lost"] for seen in first.values()) > 0 and all(seen["overruns"] == 0 for seen in first.values())
-    assert found["control"]["nodes"] == 4 and found["control"]["memory_bytes"] > 100e6
+    assert found["control"]["nodes"] == 3 and found["control"]["memory_bytes"] > 100e6
     assert 0 < found["control"]["bytes_per_s"] < 10e6 and 0 < found["control"]["ray_up_s"] < 60
 
 
@@ -323,7 +321,8 @@ def test_an_interrupted_run_keeps_its_records_and_leaves_nothing(
     tmp_path: Path, text: str, number: signal.Signals
 ) -> None:
     out = tmp_path / "out"
-    with runs.started(runs.topology(tmp_path, text, **STREAM), out) as process:
+    methods = {name: STREAM[name] for name in ("single", "sequence", "pipeline")}
+    with runs.started(runs.paced(tmp_path, runs.PAIRS[text], methods, **LONG), out) as process:
         runs.until(lambda: [r for r in runs.records(out) if r["method"] == "sequence"], process)
         process.send_signal(number)
         output, _ = process.communicate(timeout=60)
@@ -343,7 +342,7 @@ def test_an_interrupted_run_keeps_its_records_and_leaves_nothing(
 def test_clean_restores_the_machine_after_kill_9(tmp_path: Path) -> None:
     """Of plain processes; tests/test_kill.py does it to networks."""
     out = tmp_path / "out"
-    with runs.started(runs.topology(tmp_path, **STREAM), out) as process:
+    with runs.started(runs.paced(tmp_path, runs.PAIRS[runs.LOCAL], {"sequence": 0.5}, **LONG), out) as process:
         runs.until(lambda: runs.records(out), process)
         process.kill()
         process.communicate(timeout=60)
@@ -357,12 +356,12 @@ def test_clean_restores_the_machine_after_kill_9(tmp_path: Path) -> None:
 @pytest.mark.alone  # any run that starts meanwhile would clean up what this one left
 def test_the_next_run_restores_the_machine_too(tmp_path: Path) -> None:
     out = tmp_path / "out"
-    with runs.started(runs.topology(tmp_path, **STREAM), out) as process:
+    with runs.started(runs.paced(tmp_path, runs.PAIRS[runs.LOCAL], {"sequence": 0.5}, **LONG), out) as process:
         runs.until(lambda: runs.records(out), process)
         process.kill()
         process.communicate(timeout=60)
     assert runs.left_behind(out)
-    code, text = runs.run(runs.topology(tmp_path, methods="[single]", repeats=1), tmp_path / "next")
+    code, text = runs.run(runs.paced(tmp_path, runs.PAIRS[runs.LOCAL], {"single": 0.01}, repeats=1), tmp_path / "next")
     assert code == 0, text
     assert "removed what a crashed run had left" in text
     assert runs.left_behind(out) == []
