@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -13,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from runtime import families
 from testbed import experiment
 from testbed import topology as topologies
 from tests import runs
@@ -267,9 +269,12 @@ def _told_before_and_after(out: Path, found: dict[str, Any]) -> None:
 def test_a_host_over_its_memory_is_said_so_and_a_link_that_is_wrong_afterwards_makes_all_not_valid(
     tmp_path: Path,
 ) -> None:
-    """The second host holds a Ray node and no model; meanwhile the test makes a link slower than it is declared."""
-    out = tmp_path / "out"
-    values = {"model": "vit-base", "methods": "[single, sequence]", "repeats": 1, "memory": "400 MiB"}
+    """The second host holds a Ray node, half of its memory, and no model of 120 MB; meanwhile the test makes a link
+    slower than it is declared."""
+    out, model = tmp_path / "out", tmp_path / "model"
+    model.mkdir()
+    (model / "config.json").write_text(json.dumps(families.PRESETS["vit-base"] | {"num_hidden_layers": 4}))
+    values = {"model": model, "methods": "[single, sequence]", "repeats": 1, "memory": "320 MiB"}
     with runs.started(runs.topology(tmp_path, runs.SMALL, **values), out, "--shaper", "tbf") as process:
         runs.until(lambda: runs.records(out), process)
         _slow_down(runs.read(out, "manifest.json")["run_id"])
@@ -278,10 +283,10 @@ def test_a_host_over_its_memory_is_said_so_and_a_link_that_is_wrong_afterwards_m
     found = runs.read(out, "summary.json")
     single, sequence = found["methods"]
     assert single["status"] == "ok" and sequence["failed_by"] == "memory"
-    assert sequence["error"] == "h2 went over its memory of 400 MiB: the kernel ended its device process"
+    assert sequence["error"] == "h2 went over its memory of 320 MiB: the kernel ended its device process"
     assert found["network"]["verdict"] == "wrong" and "after the run" in found["network"]["reasons"][0]
     lines = " ".join(output.split())
-    assert "NOT VALID" in lines and "Note: h2 went over its memory of 400 MiB during sequence" in lines
+    assert "NOT VALID" in lines and "Note: h2 went over its memory of 320 MiB during sequence" in lines
     assert runs.read(out, "manifest.json")["shaper"] == "tbf"
     assert runs.left_behind(out) == []
 
