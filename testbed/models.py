@@ -47,7 +47,7 @@ def shape(name: str, weights: str, seed: int) -> Shape:
     """
     source = families.resolve(name, weights)
     folder = source.converted or cache_folder() / key(source, seed)
-    return model.load_shape(folder) if (folder / model.SHAPE).exists() else families.describe(name, weights)
+    return model.load_shape(folder) if os.path.exists(folder / model.SHAPE) else families.describe(name, weights)
 
 
 def identity(folder: Path) -> str:
