@@ -19,9 +19,9 @@ import pytest
 from runtime import families
 from tests import networks, runs
 
-# Half a minute of requests of sequence, far more than what is done to it takes; little of the others.
+# Ten seconds of requests of sequence, far more than what is done to it takes; little of the others.
 STREAM = {"single": 0.01, "sequence": 0.5, "tensor": 0.01, "pipeline": 0.01}
-LONG = {"repeats": 60, "budget": 60, "tokens": 16}
+LONG = {"repeats": 20, "budget": 60, "tokens": 16}
 
 
 def crossed(local: Any, mininet: Any) -> list[Any]:
