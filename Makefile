@@ -18,7 +18,7 @@ run: setup
 	@$(BIN)/python -m testbed.run topologies/star4_10mbps.yaml
 
 test: setup browser
-	@$(GIVE_BACK) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadscope -m "not alone" && $(BIN)/python -m pytest -m alone
+	@$(GIVE_BACK) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadscope --no-loadscope-reorder -m "not alone" && $(BIN)/python -m pytest -m alone
 
 test-kernel: setup
 	@$(GIVE_BACK) .ci/test-kernel

@@ -13,11 +13,11 @@ from typing import Any
 from agents.cluster import Cluster
 from agents.place import misfit
 from agents.place import place as place_on
-from runtime import families, methods
+from runtime import methods
 from runtime.errors import BadModel
 from runtime.profile import ProfileError
 from runtime.shape import Shape, grid, is_strip
-from testbed import cables, envelope, schema
+from testbed import cables, envelope, models, schema
 from testbed.door import settled
 from testbed.draw import draw
 from testbed.envelope import SHAPERS, Unfit
@@ -50,7 +50,7 @@ def makeable(path: str | Path) -> Topology:
 def check(path: str | Path) -> str:
     """The drawing of a sound file and what would run on it. Raises TopologyError with all problems."""
     topology = load(path)
-    shape = families.describe(topology.run.model, topology.run.weights)
+    shape = models.shape(topology.run.model, topology.run.weights, topology.run.seed)
     return "\n".join([draw(topology), "", *_shapers(topology), *_run(topology, shape)])
 
 
@@ -98,7 +98,7 @@ def _examine_run(draft: Draft) -> None:
     if model is None or weights is None:
         return
     try:
-        found = families.describe(settled(model), weights)
+        found = models.shape(settled(model), weights, _said(draft, "seed", 0) or 0)
     except BadModel as error:
         draft.document.problem(("run", "model"), str(error), model)
         return

@@ -22,6 +22,7 @@ AT_ONCE = 2 * len(os.sched_getaffinity(0))  # nodes that start together
 OBJECT_STORE_BYTES = 80_000_000  # the least that Ray accepts is enough: no tensor goes through it
 FLAGS = [
     "--disable-usage-stats",
+    "--include-log-monitor=false",  # nothing reads what it hands on: output goes to the run folder
     f"--object-store-memory={OBJECT_STORE_BYTES}",
     "--min-worker-port=0",  # any free port: the nodes of a local run share one machine's
     "--max-worker-port=0",
@@ -127,6 +128,7 @@ def _head(network: Network, log: Callable[[str], Path]) -> tuple[str, Popen[byte
         "--head",
         "--port=0",
         "--include-dashboard=false",
+        "--no-monitor",  # of an autoscaler
         f"--node-ip-address={network.control_address}",
         "--num-cpus=0",
         *FLAGS,

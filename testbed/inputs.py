@@ -129,10 +129,9 @@ def cut_to_patches(picture: Image, side: int) -> Tensor:
 def _sample_crops(seed: int, size: tuple[int, int]) -> Iterator[Image]:
     """Endless different crops, of the aspect of `size`, of the photos that scikit-learn brings along."""
     from PIL import Image
-    from sklearn.datasets import load_sample_images
 
     draw = random.Random(f"photos {seed}")
-    photos = [Image.fromarray(pixels) for pixels in load_sample_images().images]
+    photos = sample_photos()
     while True:
         for photo in photos:
             width, height = _largest(photo.size, size)
@@ -140,6 +139,17 @@ def _sample_crops(seed: int, size: tuple[int, int]) -> Iterator[Image]:
             width, height = width * zoom, height * zoom
             left, top = draw.uniform(0, photo.width - width), draw.uniform(0, photo.height - height)
             yield photo.resize(size, Image.Resampling.BICUBIC, box=(left, top, left + width, top + height))
+
+
+def sample_photos() -> list[Image]:
+    """The photos of scikit-learn's `load_sample_images`, from its folder: importing it takes more than a second, which
+    every run would pay. Raises BadInputs."""
+    found = importlib.util.find_spec("sklearn")
+    folder = Path((found and found.origin) or "").parent / "datasets" / "images"
+    photos = [photo(file) for file in sorted(folder.glob("*.jpg"))]
+    if not photos:
+        raise BadInputs(f"{folder}: scikit-learn's sample images are not there; give a folder of images")
+    return photos
 
 
 def _centre_crops(folder: str, size: tuple[int, int]) -> Iterator[Image]:

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from runtime import families, methods
+from runtime import methods
 from runtime.decoding import continued
 from runtime.errors import BadModel
 from runtime.model import load, load_shape
@@ -73,7 +73,7 @@ def collect(run: RunSpec) -> Collected:
     """Convert the model, or find it in the cache, and read the inputs. Raises BadModel, BadInputs, TopologyError."""
     count = min(1 + run.repeats, DISTINCT_INPUTS)
     if run.compute is not None:
-        shape = families.describe(run.model, run.weights)
+        shape = models.shape(run.model, run.weights, run.seed)
         raw = inputs.requests(run, shape, None, count)
         return Collected(None, shape, profiles.read(Path(run.compute)), raw, [], {})
     folder, found = models.prepared(run), prepared.of(run.model, run.weights)

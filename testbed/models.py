@@ -11,6 +11,7 @@ from pathlib import Path
 from runtime import families, model
 from runtime.errors import BadModel
 from runtime.families import Source
+from runtime.shape import Shape
 from testbed.topology import RunSpec
 
 CONVERTER = 2  # raise it when the same source is converted to other tensors or another shape
@@ -37,6 +38,16 @@ def prepared(run: RunSpec) -> Path:
             if not (folder / model.SHAPE).exists():  # else another process was faster
                 raise
     return folder
+
+
+def shape(name: str, weights: str, seed: int) -> Shape:
+    """The shape of a model: from the cache if it is there, which loads no foreign library, else from its configuration.
+
+    Raises BadModel in one line.
+    """
+    source = families.resolve(name, weights)
+    folder = source.converted or cache_folder() / key(source, seed)
+    return model.load_shape(folder) if os.path.exists(folder / model.SHAPE) else families.describe(name, weights)
 
 
 def identity(folder: Path) -> str:

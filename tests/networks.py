@@ -17,11 +17,11 @@ from testbed.hosts import Network
 from testbed.topology import Host, Lane, Link, RunSpec, Switch, Topology
 
 RUN = RunSpec(source="h1", model="vit-base")
-root = [
-    pytest.mark.root,
-    pytest.mark.skipif(os.geteuid() != 0 or shutil.which("mnexec") is None, reason="needs root and mnexec"),
-]
-
+needs_root = pytest.mark.skipif(
+    os.geteuid() != 0 or shutil.which("mnexec") is None, reason="needs root and mnexec: use sudo make test"
+)
+root = [pytest.mark.root, needs_root]
+alone = [*root, pytest.mark.alone]
 
 needs_relay = pytest.mark.skipif(
     abilities.works("tap") is not True, reason="no TAP devices here (or no root): the relay cannot run"

@@ -8,10 +8,12 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 ROOT = Path(__file__).resolve().parent.parent
 LIMIT_S = 240.0
@@ -46,14 +48,13 @@ run:
 CHANGING = """
 name: changing
 backend: mininet
-hosts: {{h1: {{}}, h2: {{}}, h3: {{}}}}
+hosts: {{h1: {{}}, h2: {{}}}}
 switches: [s1]
 defaults: {{link: {{rate: 20 Mbit/s, delay: 5 ms, loss: 1 %}}}}
 links:
   - {{between: h1 - s1, up: {{trace: {{steps: [[500 ms, 10 Mbit/s], [1 s, 20 Mbit/s]]}}}}}}
   - h2 - s1
-  - h3 - s1
-events: ["at 200 ms: h2 - s1 down for 300 ms", "at 2500 ms: kill h3"]
+events: ["at 200 ms: h2 - s1 down for 300 ms", "at 2 s: kill h2"]
 run:
   source: {source}
   model: {model}
@@ -77,6 +78,7 @@ run:
   repeats: {repeats}
   budget: {budget} s
 """
+PAIRS = {LOCAL: LOCAL.replace(", h3: {{}}", ""), STAR: STAR.replace(", h3: {{cpu: 0.5}}", "").replace(", h3 - s1", "")}
 ALL = (
     "[single, tensor, sequence, {block: {joins: 1}}, pipeline, {astra: {groups: 1, codewords: 64}}, "
     "{astra: {groups: 1, codewords: 64, transport: udp, deadline: 5 s}}]"
@@ -88,6 +90,22 @@ def topology(folder: Path, text: str = LOCAL, **values: Any) -> Path:
     given = {"source": "h1", "model": "vit-tiny", "tokens": 50, "methods": ALL, "repeats": 2, "budget": 30} | values
     path = folder / "topology.yaml"
     path.write_text(text.format(**given))
+    return path
+
+
+def paced(folder: Path, text: str, compute_s: Mapping[str, float], **values: Any) -> Path:
+    """A topology file of these methods, whose requests compute for so many seconds each on any machine: replayed. So a
+    number of requests is a time, and what a test does meanwhile is not too late."""
+    path = topology(folder, text, methods=f"[{', '.join(compute_s)}]", **values)
+    declared = yaml.safe_load(path.read_text())
+    count, tokens = len(declared["hosts"]), declared["run"]["tokens"]
+    entries = [
+        {"method": name, "tokens": tokens, "devices": 1 if name == "single" else count, "total": f"{seconds * 1e3} ms"}
+        for name, seconds in compute_s.items()
+    ]
+    profile = {"profile": "paced", "model": {"layers": 4, "width": 192}, "entries": entries}
+    (folder / "paced.yaml").write_text(yaml.safe_dump(profile))
+    path.write_text(f"{path.read_text()}  compute: {{replay: paced.yaml}}\n")
     return path
 
 

@@ -9,9 +9,11 @@ import multiprocessing
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
+from sklearn.datasets import load_sample_images
 from torch import Tensor
 
 from runtime import families
@@ -52,6 +54,11 @@ def test_samples_differ_from_each_other_and_follow_the_seed(shape: Shape, tokens
     assert same(made, inputs.requests(run, shape, tmp_path, 5))
     assert same(made[:2], inputs.requests(run, shape, tmp_path, 2))
     assert not same(made, inputs.requests(replace(run, seed=1), shape, tmp_path, 5))
+
+
+def test_the_sample_photos_are_those_of_scikit_learn() -> None:
+    for found, truth in zip(inputs.sample_photos(), load_sample_images().images, strict=True):
+        assert np.array_equal(np.asarray(found), truth)
 
 
 def test_patches_are_the_pixels_of_the_image_in_reading_order(tmp_path: Path) -> None:
@@ -164,6 +171,12 @@ def test_a_model_is_prepared_once_and_anew_when_anything_about_it_changes(cache:
     assert len(load(changed).layers) == 2
     assert {path.parent for path in (first, own, changed)} == {cache / "testbed" / "models"}
     assert not list((cache / "testbed" / "models").glob(".*"))
+
+
+def test_a_shape_is_the_same_whether_its_model_is_kept_or_not(cache: Path) -> None:
+    unkept = models.shape(RUN.model, RUN.weights, RUN.seed)
+    models.prepared(RUN)
+    assert models.shape(RUN.model, RUN.weights, RUN.seed) == unkept == IMAGES
 
 
 def test_two_runs_that_prepare_one_model_at_once_both_get_it(cache: Path) -> None:

@@ -408,6 +408,13 @@ def star() -> Iterator[tuple[Network, Topology]]:
         yield network, topology
 
 
+@pytest.fixture(scope="module")
+def pair() -> Iterator[tuple[Network, Topology]]:
+    topology = _star(2)
+    with HOSTS["mininet"](topology, secrets.token_hex(4), "tbf") as network:
+        yield network, topology
+
+
 @contextmanager
 def _reshaped(network: Network, sender: str, receiver: str, lines: list[str]) -> Iterator[None]:
     """The egress of one direction, shaped by these lines (IF: its interface) instead; as declared again afterwards."""
@@ -475,9 +482,9 @@ def test_one_wrong_direction_is_found_and_named(star: tuple[Network, Topology], 
 @needs_root
 @pytest.mark.parametrize("lines", [MININET_DEFAULT, UNSHAPED], ids=["mininet's default", "not shaped"])
 def test_a_network_whose_messages_ride_free_is_found_by_messages(
-    star: tuple[Network, Topology], lines: list[str]
+    pair: tuple[Network, Topology], lines: list[str]
 ) -> None:
-    network, topology = star
+    network, topology = pair
     with ExitStack() as faults:
         for link in topology.links:
             faults.enter_context(_reshaped(network, link.a, link.b, lines))
