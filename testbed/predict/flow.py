@@ -64,13 +64,14 @@ class Message:
 @dataclass(frozen=True, eq=False)
 class Train:
     """Frames of a message that are on the line together. ends: the message's last one is among them; attempt: 0 for
-    the first time."""
+    the first time; timeouts: how often nothing but the timer told that they were lost."""
 
     message: Message
     frames: int
     ends: bool
     sent_s: float
     attempt: int = 0
+    timeouts: int = 0
 
     @property
     def sizes(self) -> tuple[float, float, float]:
@@ -229,7 +230,7 @@ class Flow:
     def _miss(self, lost: Train, told: bool) -> None:
         """Frames were lost. told: a later frame has come, and its acknowledgement tells of them; else the next one that
         comes will, or a timer fires first: for the last frame alone the retransmission timeout, else a probe."""
-        now, rto_s = self._env.now, (self._rtt_s + self._tcp.least_rto_s) * 2**lost.attempt
+        now, rto_s = self._env.now, (self._rtt_s + self._tcp.least_rto_s) * 2**lost.timeouts
         if now - self._cut_s > self._rtt_s:
             self._cut_s, self._window = now, max(2.0, _CUT * self._window)
             self._threshold = self._window
@@ -244,18 +245,19 @@ class Flow:
         """A timer fired: if it was that of the last resort, the window starts from one frame."""
         if lost in self._gaps and (lost.frames == 1 or lost.attempt):
             self._window = 1.0
-        self._again(lost)
+        self._again(lost, 1)
 
     def _notice(self) -> None:
         """Something came: the sender hears in its acknowledgement that what was sent before is missing."""
         for lost in self._gaps:
             at(self._env, self._env.now + _least_s(self._back, HEADERS_BYTES), partial(self._again, lost))
 
-    def _again(self, lost: Train) -> None:
-        """Send lost frames once more, if that has not been done."""
+    def _again(self, lost: Train, timeouts: int = 0) -> None:
+        """Send lost frames once more, if that has not been done. timeouts: 1 if a timer says so."""
         if lost in self._gaps:
             self._gaps.remove(lost)
-            self._depart(replace(lost, attempt=lost.attempt + 1, sent_s=self._env.now))
+            attempt, timeouts = lost.attempt + 1, lost.timeouts + timeouts
+            self._depart(replace(lost, attempt=attempt, timeouts=timeouts, sent_s=self._env.now))
 
 
 def _least_s(lines: Sequence[Line], size_bytes: int) -> float:

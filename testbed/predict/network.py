@@ -166,7 +166,7 @@ class Line:
         bits = 8 * free_bytes(hop.lane.rate_bit_s, shaper or "") if math.isfinite(hop.lane.rate_bit_s) else 0.0
         self._free_s = bits / hop.lane.rate_bit_s
         self.course = Course(hop, topology)
-        self.sent_bytes = 0.0
+        self.sent_bytes, self.dropped = 0.0, 0
         self.left_s = 0.0  # when the last train was sent; its delay comes after
         self._reached_s = 0.0
 
@@ -192,13 +192,15 @@ class Line:
 
     def fitting(self, head_s: float, tail_s: float, frames: int) -> int:
         """How many full frames of a train the queue has room for; on a shared medium, where each sender has a queue of
-        its own that is not looked at, all."""
+        its own that is not looked at, all. What has none is counted as dropped."""
         lane = self.course.lane(head_s)
         if lane is None or self.server.common or math.isinf(lane.rate_bit_s):
             return frames
         waiting_s = max(0.0, self.server.free_s - head_s) - (tail_s - head_s)
         room_bytes = lane.queue_bytes - waiting_s * lane.rate_bit_s / 8
-        return max(0, min(frames, int(room_bytes / FULL_FRAME_BYTES) + 1))  # one more is being sent
+        fits = max(0, min(frames, int(room_bytes / FULL_FRAME_BYTES) + 1))  # one more is being sent
+        self.dropped += frames - fits
+        return fits
 
     def loss(self, at_s: float) -> float:
         """Fraction of the frames that are lost then; none are while it is down: they wait."""
@@ -228,6 +230,10 @@ class Network:
     def sent_bytes(self) -> dict[str, float]:
         """Bytes on the line of every direction that carried some."""
         return {line.hop.words: line.sent_bytes for line in self.lines.values() if line.sent_bytes}
+
+    def dropped(self) -> int:
+        """Frames for which queues had no room."""
+        return sum(line.dropped for line in self.lines.values())
 
     def _line(self, hop: Hop) -> Line:
         if hop not in self.lines:

@@ -74,6 +74,7 @@ class _Requests:
             tuple(self._busy_s),
             tuple(self._waited_s),
             self._network.sent_bytes(),
+            self._network.dropped(),
         )
 
     def _requests(self, load: Load) -> Waits:

@@ -129,7 +129,8 @@ class Outcome:
 
     latencies_s: of each request, from its arrival (back to back: its beginning) until the source has its result;
     ended_s: when that was; busy_s, waited_s: per rank, over all requests: computing, coding and handling messages, and
-    blocked on others; hop_bytes: "h1 -> s1" -> bytes on the line, headers and acknowledgements included.
+    blocked on others; hop_bytes: "h1 -> s1" -> bytes on the line, headers and acknowledgements included; dropped:
+    frames that found no room in a queue.
     """
 
     model: str
@@ -138,6 +139,7 @@ class Outcome:
     busy_s: tuple[float, ...]
     waited_s: tuple[float, ...]
     hop_bytes: Mapping[str, float]
+    dropped: int = 0
 
     @property
     def latency_s(self) -> float:
