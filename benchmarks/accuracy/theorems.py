@@ -65,7 +65,7 @@ def activations(subject: Subject, inputs: Tensor) -> list[Tensor]:
         seen[layer.index].append(x.flatten(0, 1))
         return subject.quantize(layer, stream, x)
 
-    for raw in inputs.split(_BATCH):
+    for raw in torch.split(inputs, _BATCH):
         content = raw[:, : subject.tokens]
         held = subject.held(even_spans(subject.tokens, DEVICES), len(raw))
         mixed.forward(subject.model, content, held, subject.streams, note)
@@ -95,7 +95,8 @@ def between_normals(x: Tensor, y: Tensor) -> float:
     first, second = torch.cov(one.T).numpy(), torch.cov(other.T).numpy()
     apart = float((one.mean(0) - other.mean(0)).square().sum())
     root = float(np.trace(sqrtm(first @ second).real))
-    return max(0.0, apart + float(np.trace(first) + np.trace(second)) - 2 * root) ** 0.5
+    squared = apart + float(np.trace(first)) + float(np.trace(second)) - 2 * root
+    return float(max(0.0, squared) ** 0.5)
 
 
 @torch.inference_mode()
@@ -105,7 +106,7 @@ def pooling(subject: Subject) -> dict[str, Sequence[float]]:
     {"devices": over N = 2 to 8 devices, "copies": over the first k = 1 to 8 of 8}, means over held-out inputs.
     """
     by_devices, of_copies = torch.zeros(MOST_DEVICES - 1), torch.zeros(MOST_DEVICES)
-    for raw in subject.inputs.split(_BATCH):
+    for raw in torch.split(subject.inputs, _BATCH):
         held = mixed.alone(len(raw), subject.tokens)
         true = _class_tokens(subject, raw, held)
         for n in range(2, MOST_DEVICES + 1):
@@ -129,6 +130,6 @@ def ranks(subject: Subject) -> float:
     cut = even_spans(subject.tokens, DEVICES)
     pieces = [
         measure.outputs(subject.model, raw, subject.held(cut, len(raw)), subject.streams, subject.quantize)
-        for raw in subject.inputs.split(_BATCH)
+        for raw in torch.split(subject.inputs, _BATCH)
     ]
     return similarity.rank_correlation(subject.aim, torch.cat(pieces))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -25,9 +25,9 @@ from benchmarks.accuracy.grid import DEVICES, RIVALS, Cell, recipe, untuned, var
 from runtime.methods.astra import Astra, AstraOptions
 from runtime.model import load, load_shape
 from runtime.plan import even_spans
+from runtime.task import TASKS
 from runtime.training import measure, train
 from runtime.training.data import Data
-from runtime.training.task import TASKS
 from testbed import data
 from testbed.prepare import source
 from testbed.prepare.recipe import Recipe, plain
@@ -198,7 +198,7 @@ def _aim(original: Path, rows: Data, count: int) -> Tensor:
 
 
 @contextmanager
-def made(folder: Path) -> Any:
+def made(folder: Path) -> Iterator[Path]:
     """A folder that is there once all is in it."""
     draft = folder.with_name(f".{folder.name}")
     shutil.rmtree(draft, ignore_errors=True)
@@ -208,7 +208,7 @@ def made(folder: Path) -> Any:
 
 
 @contextmanager
-def timed(seconds: dict[str, float], stage: str) -> Any:
+def timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
     """What its body took, added to those of the stage."""
     began = time.monotonic()
     try:

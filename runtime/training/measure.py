@@ -15,6 +15,7 @@ from runtime.model import Model
 from runtime.plan import Span, even_spans
 from runtime.task import TASKS
 from runtime.training.data import Data
+from runtime.training.quantizer import encode
 
 _BATCH = 32
 
@@ -96,7 +97,7 @@ def coded(books: Mapping[str, Tensor]) -> Quantize:
         name = f"layers.{layer.index}.{stream}"
         codec = codecs[name]
         flat = x.reshape(-1, x.shape[-1])
-        return codec.decode(codec.encode(flat)).view_as(x)
+        return codec.decode(encode(codec, flat)).view_as(x)
 
     return quantize
 
