@@ -44,7 +44,7 @@ def main() -> None:
     if failed:
         sys.exit(f"{failed} of {failed + len(found)} could not be trained or measured")
     if not asked.only:
-        page.write(target, found, seeds)
+        page.write(target, found, seeds, asked.quick)
         print(f"{target} written; this time it took {time.monotonic() - began:.0f} s")
 
 

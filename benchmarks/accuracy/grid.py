@@ -22,6 +22,7 @@ DEVICES = 4
 GROUPS = (1, 16, 32)
 NOISES = (0.0, 0.1, 0.3, 1.0)
 COMMITMENTS = (0.0, 1e-4, 5e-4, 1e-2)
+QUICK_CODEWORDS = 64
 FIXED = 0.999999  # a decay with which codebooks stay where k-means put them
 Rival = Rounded | Largest | Averaged
 RIVALS: Mapping[str, Rival] = {
@@ -56,7 +57,7 @@ class Cell:
 
 
 def recipe(study: str, seed: int, steps: int | None) -> Recipe:
-    """A shipped one with another seed. steps: at most so many of each training, None: its own."""
+    """A shipped one with another seed. steps: at most so many of each training, and few codewords; None: its own."""
     found = source.load(ROOT / "topologies" / "recipes" / f"{STUDIES[study]}.yaml")
 
     def mine(settings: Any) -> Any:
@@ -64,7 +65,8 @@ def recipe(study: str, seed: int, steps: int | None) -> Recipe:
         return changed if steps is None else replace(changed, steps=min(steps, settings.steps))
 
     original = None if found.original is None else mine(found.original)
-    return replace(found, seed=seed, original=original, training=mine(found.training))
+    astra = found.astra if steps is None else replace(found.astra, codewords=QUICK_CODEWORDS)
+    return replace(found, seed=seed, original=original, training=mine(found.training), astra=astra)
 
 
 def varied(found: Recipe, cell: Cell) -> Recipe:
@@ -73,10 +75,9 @@ def varied(found: Recipe, cell: Cell) -> Recipe:
     return replace(found, astra=astra, training=replace(found.training, **cell.training))
 
 
-def untuned(study: str) -> list[AstraOptions]:
+def untuned(found: Recipe) -> list[AstraOptions]:
     """Codes that are put on the original as k-means leaves them."""
-    own = recipe(study, 0, None).astra
-    return [replace(own, groups=groups) for groups in GROUPS]
+    return [replace(found.astra, groups=groups) for groups in GROUPS]
 
 
 def cells(study: str, seed: int) -> Iterator[Cell]:

@@ -28,8 +28,8 @@ from testbed.tables import METRICS
 ALLOWED = {"top1": {32: 1.0, 1: 4.0}, "perplexity": {32: 10.0, 1: 25.0}}  # points, and per cent: what was aimed at
 
 
-def write(path: Path, found: Sequence[Mapping[str, Any]], seeds: int) -> None:
-    """The page, and its plots beside it."""
+def write(path: Path, found: Sequence[Mapping[str, Any]], seeds: int, quick: bool = False) -> None:
+    """The page, and its plots beside it. quick: of trainings that were cut short, so that it says nothing."""
     results = Results(found)
     drawn = plots.write(path.parent, results)
     whole = [
@@ -41,6 +41,8 @@ def write(path: Path, found: Sequence[Mapping[str, Any]], seeds: int) -> None:
         rivals.section_of(results, drawn),
         rivals.losses(results),
     ]
+    if quick:
+        whole.insert(0, "**Made by `--quick`: its trainings were cut short, so that its figures say nothing.**")
     path.write_text("\n\n".join(whole) + "\n", encoding="utf-8")
 
 

@@ -9,9 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
-from scipy.linalg import sqrtm
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
@@ -92,11 +90,13 @@ def by_points(x: Tensor, y: Tensor) -> float:
 def between_normals(x: Tensor, y: Tensor) -> float:
     """W2 between normal distributions fitted to clouds [n, D]: |m1-m2|² + tr(C1 + C2 - 2 (C1 C2)^½), its root."""
     one, other = x.double(), y.double()
-    first, second = torch.cov(one.T).numpy(), torch.cov(other.T).numpy()
-    apart = float((one.mean(0) - other.mean(0)).square().sum())
-    root = float(np.trace(sqrtm(first @ second).real))
-    squared = apart + float(np.trace(first)) + float(np.trace(second)) - 2 * root
-    return float(max(0.0, squared) ** 0.5)
+    first, second = torch.cov(one.T), torch.cov(other.T)
+    values, vectors = torch.linalg.eigh(first)
+    root = (vectors * values.clamp_min(0).sqrt()) @ vectors.T
+    # The root of C1 C2 has the trace of that of C1^½ C2 C1^½, which is symmetric.
+    shared = torch.linalg.eigvalsh(root @ second @ root).clamp_min(0).sqrt().sum()
+    apart = (one.mean(0) - other.mean(0)).square().sum()
+    return float((apart + first.trace() + second.trace() - 2 * shared).clamp_min(0).sqrt())
 
 
 @torch.inference_mode()

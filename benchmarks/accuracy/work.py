@@ -50,7 +50,6 @@ class Bench:
 
     def __init__(self, work: Path, steps: int | None, inputs: int | None) -> None:
         """inputs: held-out inputs at most, None: all."""
-        torch.set_num_threads(1)
         self.work, self.steps, self.inputs = work, steps, inputs
 
     def original(self, study: str, seed: int) -> Path:
@@ -142,7 +141,7 @@ class Bench:
         plainly = Subject(load(folder), frozenset(), measure.coded({}), rows.test, aim)
         result: dict[str, list[float]] = {"alone": plainly.alone()}
         with timed(seconds, "measuring"):
-            for options in untuned(study):
+            for options in untuned(found):
                 subject = figures.coded(folder, self._books(folder, rows, options, found.tokens), rows, aim)
                 result[f"G={options.groups}"] = subject.cut(cut)
             for name, rival in RIVALS.items() if study in ("digits", "corpus") else ():
