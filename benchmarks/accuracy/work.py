@@ -34,7 +34,7 @@ from testbed.prepare.recipe import Recipe, plain
 from testbed.prepare.stages import VECTORS_PER_CODEWORD
 
 DONE = "done.json"  # written last: what is beside it is whole
-MINILM_INPUTS = 200  # of a model of 22 million weights
+TEXT_INPUTS = 200  # held-out windows of text; of images all there are
 WANTED: Mapping[str, Callable[[Subject, Cell], dict[str, Any]]] = {
     "devices": lambda subject, cell: {"figures": figures.by_devices(subject)},
     "uneven": lambda subject, cell: {"figures": figures.uneven(subject)},
@@ -128,8 +128,8 @@ class Bench:
         """Data of which the held-out part is as large as asked, and the aim of it."""
         rows = _data(original, found.data, found.tokens, found.seed)
         count = len(rows.test) if self.inputs is None else min(self.inputs, len(rows.test))
-        if load_shape(original).result == "embedding":
-            count = min(count, MINILM_INPUTS)
+        if rows.test_labels is None:
+            count = min(count, TEXT_INPUTS)
         labels = None if rows.test_labels is None else rows.test_labels[_spread(len(rows.test), count)]
         rows = replace(rows, test=rows.test[_spread(len(rows.test), count)], test_labels=labels)
         return rows, _aim(original, rows, count)

@@ -140,7 +140,7 @@ class _Training:
         self.quantizers = {name: LearnedVQ(book.to(self._place), learning, noise) for name, book in books.items()}
         self._noise, self._streams = noise, measure.streams_of(books) if coding is None else frozenset({"input"})
         self._task = TASKS[self._trainable.shape.result]
-        self._targets = measure.targets(load(folder, place=self._place), data.train, data.train_labels)
+        self._original = load(folder, place=self._place)
         self._optimiser = torch.optim.AdamW(
             self._trainable.decayed(), lr=settings.lr, betas=_BETAS, weight_decay=settings.weight_decay
         )
@@ -166,8 +166,8 @@ class _Training:
     def _step(self) -> dict[str, float]:
         settings = self._settings
         rows = torch.randint(len(self._data.train), (settings.batch,), generator=self._draw)
-        raw = self._data.train[rows].to(self._place)
-        target = self._targets[rows].to(self._place)
+        raw, labels = self._data.train[rows].to(self._place), self._data.train_labels
+        target = measure.targets(self._original, raw, None if labels is None else labels[rows]).to(self._place)
         for group in self._optimiser.param_groups:
             group["lr"] = settings.lr * _rate(self._done, settings.warmup, settings.steps)
         out = measure.outputs(self._trainable.model(), raw, self._holding(raw), self._streams, self._quantize)
