@@ -60,6 +60,8 @@ def _head(results: Results, seeds: int) -> str:
             "that of the inputs' means added (Student's t). Differences are taken in pairs, same seed and same input. "
             "`better` and `worse` are said where such an interval leaves 0 out, otherwise `no difference seen`. With "
             "three seeds intervals are wide. Nothing is corrected for there being many comparisons.",
+            "Fine-tuning is also training: where the original had not learned all it could, part of what is gained is "
+            "more steps. The column of the fine-tuned model on one device shows what became of it without codes.",
             "These are small models on small data: they show the order of effects, not the paper's figures. A group "
             "has 3 to 8 features with 16 or 32 groups, where ViT-Base has 48 or 24: parts of the method are compared "
             "at G = 1, whose groups of 96 and 128 features are coarser than the paper's with G = 16.",

@@ -111,6 +111,6 @@ def _second(results: Results) -> str:
         at_eight = of_seeds([_ratio(row, MOST_DEVICES) for row in rows])
         said.append(f"G = {groups}: {spread(at_eight, '{:.2f}')}")
     return (
-        f"At k = {MOST_DEVICES}, {'; '.join(said)} of one copy's error is left, where independent errors would leave "
-        f"{1 / MOST_DEVICES:.3f}: what all copies have in common does not average out."
+        f"At k = {MOST_DEVICES}, {'; '.join(said)} of one copy's error is left. Independent errors would leave "
+        f"{1 / MOST_DEVICES:.3f}; what is above that, all copies have in common."
     )
