@@ -40,8 +40,11 @@ def _plane(path: Path, results: Results, study: str) -> Path:
     axes.set_xscale("log")
     axes.set_xlabel("bytes per token and layer, to one device")
     axes.set_ylabel(f"{METRICS[name]}{', %' if name == 'top1' else ''}")
+    axes.margins(x=0.2)  # names of points stand to the right of them
     if name == "perplexity":
         axes.set_yscale("log")
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.yaxis.set_minor_formatter("{x:g}")
     axes.set_title(TITLES[study])
     axes.legend(loc="best")
     figure.tight_layout()
