@@ -22,7 +22,8 @@ from testbed import disk
 ROOT = Path(__file__).resolve().parent.parent.parent
 TRAINING = (
     "runtime/training/*.py", "runtime/codecs/*.py", "runtime/families/*.py", "runtime/layer.py", "runtime/mixed.py",
-    "runtime/model.py", "runtime/plan.py", "runtime/shape.py", "testbed/data/*.py",
+    "runtime/model.py", "runtime/plan.py", "runtime/shape.py", "runtime/task.py", "runtime/methods/astra.py",
+    "runtime/methods/prism.py", "testbed/data/*.py",
 )  # fmt: skip
 MEASURING = ("benchmarks/accuracy/figures.py", "benchmarks/accuracy/theorems.py", "benchmarks/accuracy/work.py")
 
