@@ -3,6 +3,7 @@
 # make test-kernel tests in a guest whose kernel has netem and Open vSwitch; regenerates that part of docs/fidelity.md
 # sudo make fidelity [SHAPER=relay]   the same part for this machine's kernel, about 10 minutes
 # sudo make paper  the three sweeps of the paper's figures, then docs/paper.html; stopped at any time, it goes on there
+# make accuracy   what is missing of docs/accuracy.md: trains about a hundred small models, under 90 minutes on 2 cores
 # make lint        ruff and mypy
 
 PYTHON ?= python3
@@ -10,7 +11,7 @@ BIN := .venv/bin
 # Under sudo, what was made here belongs to the owner of the checkout afterwards, also after a failure.
 GIVE_BACK := trap .ci/give-back EXIT;
 
-.PHONY: run test test-kernel fidelity paper setup system browser lint
+.PHONY: run test test-kernel fidelity paper accuracy setup system browser lint
 
 # The run is make's own child, without a shell between them, so that SIGTERM to make reaches it and it can clean up.
 run: export PYTHONDONTWRITEBYTECODE = 1
@@ -33,6 +34,9 @@ paper: setup
 	  $(BIN)/python -m testbed.sweep topologies/paper_$$name.yaml || code=$$?; \
 	  case $$code in 0 | 1 | 3 | 4) ;; *) exit $$code ;; esac; \
 	done; $(BIN)/python -m testbed.report sweeps/paper_fig1 sweeps/paper_devices sweeps/paper_tokens --out docs/paper.html
+
+accuracy: setup
+	@$(GIVE_BACK) $(BIN)/python -m benchmarks.accuracy
 
 setup: system .venv/.installed
 

@@ -202,7 +202,7 @@ def test_training_writes_a_folder_that_runs_and_is_as_good_as_it_was_measured(
     ours = mixed.results(tuned, raw.unsqueeze(0), mixed.contiguous([s.tokens for s in plan.shares], 1), names,
                          measure.coded(load_file(extra)))  # fmt: skip
     torch.testing.assert_close(ours[0], request(tmp_path / "tuned", plan, raw, extra)[0], atol=1e-4, rtol=1e-4)
-    scored = measure.score(tmp_path / "tuned", load_file(extra), made, 3, folder)
+    scored = measure.score(load(tmp_path / "tuned"), load_file(extra), made, 3)
     assert scored["n"] == len(made.test)
 
 
@@ -237,7 +237,7 @@ def test_a_model_learns_what_it_is_shown(root: Path, tmp_path: Path) -> None:
     made = data(folder)
     shown = replace(made, train=made.train % 10, test=made.test % 10)
     original(folder, shown, Settings(steps=12, batch=6, lr=3e-3, warmup=2), tmp_path / "learned")
-    before, after = (measure.score(one, None, shown)["value"] for one in (folder, tmp_path / "learned"))
+    before, after = (measure.score(load(one), None, shown)["value"] for one in (folder, tmp_path / "learned"))
     assert before > 500 and after < 20
 
 

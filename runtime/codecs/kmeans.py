@@ -25,9 +25,9 @@ def kmeans(x: Tensor, codewords: int, iterations: int = 8, seed: int = 0) -> Ten
     generator = torch.Generator().manual_seed(seed)
     centres = _seeds(x, codewords, generator)
     for _ in range(iterations):
-        distance, nearest = _nearest(x, centres)
-        sums = torch.zeros_like(centres).scatter_add_(1, nearest.unsqueeze(-1).expand_as(x), x)
-        counts = torch.zeros(groups, codewords).scatter_add_(1, nearest, torch.ones(groups, points))
+        distance, owner = nearest(x, centres)
+        sums = torch.zeros_like(centres).scatter_add_(1, owner.unsqueeze(-1).expand_as(x), x)
+        counts = torch.zeros(groups, codewords).scatter_add_(1, owner, torch.ones(groups, points))
         centres = sums / counts.clamp_min(1).unsqueeze(-1)
         _reseed(x, centres, counts, distance)
     return centres
@@ -40,7 +40,7 @@ def _seeds(x: Tensor, codewords: int, generator: torch.Generator) -> Tensor:
     distance = torch.full((groups, points), float("inf"))
     fresh = chosen
     while chosen.shape[1] < codewords:
-        distance = torch.minimum(distance, _nearest(x, _take(x, fresh))[0])
+        distance = torch.minimum(distance, nearest(x, _take(x, fresh))[0])
         # Duplicated points have distance 0: a floor lets them be drawn once nothing farther away is left.
         weights = (distance + 1e-12 * (1 + distance.max())).scatter(1, chosen, 0.0)
         fresh = torch.multinomial(weights, min(per_round, codewords - chosen.shape[1]), generator=generator)
@@ -52,8 +52,8 @@ def _take(x: Tensor, index: Tensor) -> Tensor:
     return x.gather(1, index.unsqueeze(-1).expand(-1, -1, x.shape[-1]))
 
 
-def _nearest(x: Tensor, centres: Tensor) -> tuple[Tensor, Tensor]:
-    """Squared distance to, and index of, the nearest centre of each point: [G, n] both."""
+def nearest(x: Tensor, centres: Tensor) -> tuple[Tensor, Tensor]:
+    """Squared distance to, and index of, the nearest centre of each point, on the CPU: [G, n] both."""
     half_squares = centres.square().sum(-1).mul_(0.5)
     scores, index = torch.empty(x.shape[:2]), torch.empty(x.shape[:2], dtype=torch.long)
     for group in range(x.shape[0]):

@@ -20,8 +20,8 @@ from torch import Tensor
 
 from runtime.layer import Layer
 from runtime.methods.astra import AstraOptions, streams
-from runtime.mixed import Holding, alone
-from runtime.model import load_shape
+from runtime.mixed import Holding, Quantize, alone
+from runtime.model import load, load_shape
 from runtime.plan import even_spans
 from runtime.task import TASKS
 from runtime.training import measure
@@ -102,6 +102,18 @@ def finetune(
     save_file({name: vq.codebook.contiguous() for name, vq in run.quantizers.items()}, out / CODEBOOKS)
 
 
+def adapt(
+    folder: Path, coding: Quantize, data: Data, settings: Settings, out: Path, hooks: Hooks | None = None
+) -> None:
+    """Train a model to work with layer inputs that others see by a fixed rule (`runtime.training.fixed`).
+
+    coding: has a repr that tells it from others. `out` becomes a folder like it. Raises BadModel.
+    """
+    run = _Training(folder, data, settings, {}, hooks or Hooks(), coding)
+    run.run()
+    run.save(out)
+
+
 def _refuse_others(folder: Path, books: Mapping[str, Tensor], options: AstraOptions) -> None:
     shape = load_shape(folder)
     for index in range(shape.layers):
@@ -113,24 +125,28 @@ def _refuse_others(folder: Path, books: Mapping[str, Tensor], options: AstraOpti
 
 
 class _Training:
-    """One training, from its first step or from a checkpoint. Without books there are no codes, and one device."""
+    """One training, from its first step or from a checkpoint. With neither books nor a coding there is one device."""
 
-    def __init__(self, folder: Path, data: Data, settings: Settings, books: Mapping[str, Tensor], hooks: Hooks) -> None:
-        self._settings, self._hooks, self._data = settings, hooks, data
+    def __init__(
+        self, folder: Path, data: Data, settings: Settings, books: Mapping[str, Tensor], hooks: Hooks,
+        coding: Quantize | None = None,
+    ) -> None:  # fmt: skip
+        self._settings, self._hooks, self._data, self._coding = settings, hooks, data, coding
         self._place = hooks.place
         self._trainable = Trainable(folder, self._place)
         self._draw = torch.Generator().manual_seed(settings.seed)
         noise = torch.Generator(self._place).manual_seed(settings.seed)
         learning = Learning(settings.noise, settings.ema, settings.reseed)
         self.quantizers = {name: LearnedVQ(book.to(self._place), learning, noise) for name, book in books.items()}
-        self._noise, self._streams = noise, measure.streams_of(books)
+        self._noise, self._streams = noise, measure.streams_of(books) if coding is None else frozenset({"input"})
         self._task = TASKS[self._trainable.shape.result]
-        self._targets = measure.targets(folder, data.train, data.train_labels)
+        self._original = load(folder, place=self._place)
         self._optimiser = torch.optim.AdamW(
             self._trainable.decayed(), lr=settings.lr, betas=_BETAS, weight_decay=settings.weight_decay
         )
         self._done = 0
-        self._key = repr((asdict(settings), data.name, {name: tuple(book.shape) for name, book in books.items()}))
+        sizes = {name: tuple(book.shape) for name, book in books.items()}
+        self._key = repr((asdict(settings), data.name, sizes, *([] if coding is None else [coding])))
         self._resume()
 
     def run(self) -> None:
@@ -150,8 +166,8 @@ class _Training:
     def _step(self) -> dict[str, float]:
         settings = self._settings
         rows = torch.randint(len(self._data.train), (settings.batch,), generator=self._draw)
-        raw = self._data.train[rows].to(self._place)
-        target = self._targets[rows].to(self._place)
+        raw, labels = self._data.train[rows].to(self._place), self._data.train_labels
+        target = measure.targets(self._original, raw, None if labels is None else labels[rows]).to(self._place)
         for group in self._optimiser.param_groups:
             group["lr"] = settings.lr * _rate(self._done, settings.warmup, settings.steps)
         out = measure.outputs(self._trainable.model(), raw, self._holding(raw), self._streams, self._quantize)
@@ -164,13 +180,15 @@ class _Training:
         return {"task": task.item(), "commitment": commitment.item()}
 
     def _quantize(self, layer: Layer, stream: str, x: Tensor) -> Tensor:
+        if self._coding is not None:
+            return self._coding(layer, stream, x)
         return self.quantizers[f"layers.{layer.index}.{stream}"](x)
 
     def _holding(self, raw: Tensor) -> Holding:
         """Who holds which token in this batch."""
         settings, shape = self._settings, self._trainable.shape
         batch, tokens = raw.shape[0], raw.shape[1] - int(shape.causal)
-        if not self.quantizers:
+        if not self.quantizers and self._coding is None:
             return alone(batch, tokens).to(self._place)
         owners = torch.cat([torch.full((len(s),), i) for i, s in enumerate(even_spans(tokens, settings.devices))])
         owners = owners.expand(batch, -1)

@@ -76,12 +76,13 @@ def _measured(config: Mapping[str, Any]) -> list[str]:
         f"the fine-tuned model with its codebooks, {task['devices']} devices": f"devices {task['devices']}",
     }
     found = {title: measured[key] for title, key in rows.items()}
-    lines = [(title, metric(name, one["value"]), _interval(name, one)) for title, one in found.items()]
-    return [
-        f"On {task['n']} held-out inputs, on one machine with the arithmetic of many; {METRICS[name]}: {HOW[name]}.",
-        "",
-        *table(("", METRICS[name], "95 % CI"), lines),
-    ]
+    lines = [[title, metric(name, one["value"]), _interval(name, one)] for title, one in found.items()]
+    head, how = ["", METRICS[name], "95 % CI"], f"{METRICS[name]}: {HOW[name]}"
+    if all("rank_correlation" in one for one in found.values()):
+        head, how = [*head, "rank correlation"], f"{how}; rank correlation: Spearman's, of the cosines of all pairs"
+        lines = [[*line, f"{one['rank_correlation']:.4f}"] for line, one in zip(lines, found.values(), strict=True)]
+    about = f"On {task['n']} held-out inputs, on one machine with the arithmetic of many; {how}."
+    return [about, "", *table(head, lines)]
 
 
 def _interval(name: str, found: Mapping[str, Any]) -> str:

@@ -14,7 +14,7 @@ from runtime import families, methods
 from runtime.errors import BadModel
 from runtime.families.source import MODEL
 from runtime.methods.astra import AstraOptions, streams
-from runtime.model import fingerprint, load_shape
+from runtime.model import fingerprint, load, load_shape
 from runtime.shape import Shape
 from runtime.training import measure
 from runtime.training.data import Data
@@ -81,7 +81,7 @@ class Prepared:
         order = _order(f"held out {seed}", len(found.test), count)
         labels = None if found.test_labels is None else found.test_labels[order]
         original = self.path / ORIGINAL if self.shape.result == "embedding" else self.model
-        right = measure.targets(original, found.test[order], labels)
+        right = measure.targets(load(original), found.test[order], labels)
         right = right[:, -1] if self.shape.causal else right
         return [found.test[i][:tokens].clone() for i in order], [one.clone() for one in right]
 

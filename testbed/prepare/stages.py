@@ -16,14 +16,14 @@ from torch import Tensor
 from runtime.families import TOKENIZER
 from runtime.families.source import MODEL, PREPARED_FORMAT
 from runtime.methods.astra import Astra, streams
-from runtime.model import SHAPE, fingerprint, load_shape
+from runtime.model import SHAPE, fingerprint, load, load_shape
 from runtime.task import TASKS
 from runtime.training import measure, train
 from runtime.training.data import Data
 from runtime.training.train import Hooks
 from testbed import data
 from testbed.inputs import BadInputs
-from testbed.prepare import card, source
+from testbed.prepare import card, similarity, source
 from testbed.prepare.folder import CODEBOOKS, ORIGINAL
 from testbed.prepare.progress import Progress
 from testbed.prepare.recipe import plain
@@ -164,10 +164,15 @@ class Preparation:
     def _score(self, name: str, title: str, folder: Path, books: Path | None, devices: int, original: Path) -> None:
         if name in self.work.measured:
             return
-        one = self.recipe.training.class_tokens == "one"
+        one, test = self.recipe.training.class_tokens == "one", self.data.test
         with self.work.timed("measuring"):
-            loaded = None if books is None else load_file(books)
-            found: dict[str, Any] = dict(measure.score(folder, loaded, self.data, devices, original, one))
+            model, first = load(folder, place=self.place), load(original, place=self.place)
+            loaded = None if books is None else load_file(books, device=self.place)
+            aim = measure.targets(first, test, self.data.test_labels)
+            found: dict[str, Any] = dict(measure.score(model, loaded, self.data, devices, aim, one))
+            if self.shape.result == "embedding" and devices in (1, self.recipe.training.devices):
+                ours = similarity.embeddings(model, test, loaded, devices)
+                found["rank_correlation"] = similarity.rank_correlation(aim, ours)
         task, each = TASKS[self.shape.result], found.pop("each")
         ends = [None if end is None else task.figure(end) for end in mean_interval(each)]
         self.work.measured[name] = found | {"ci95": ends}

@@ -1,0 +1,133 @@
+"""What is trained: every shipped recipe, and what is changed about it from one model to the next. Pure but for reading.
+
+In the paper a group has 24 features or more (ViT-Base with 32 groups), here 8 at most with 16 groups: only one group is
+as coarse, so that what a part of the method does is looked for at G = 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from runtime.methods.astra import AstraOptions
+from runtime.training.fixed import Averaged, Largest, Rounded
+from testbed.prepare import source
+from testbed.prepare.recipe import Recipe
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+STUDIES = {"digits": "digits_vit", "corpus": "corpus_gpt2", "llama": "corpus_llama", "minilm": "minilm"}
+DEVICES = 4
+GROUPS = (1, 16, 32)
+NOISES = (0.0, 0.1, 0.3, 1.0)
+COMMITMENTS = (0.0, 1e-4, 5e-4, 1e-2)
+QUICK_CODEWORDS = 64
+FIXED = 0.999999  # a decay with which codebooks stay where k-means put them
+Rival = Rounded | Largest | Averaged
+RIVALS: Mapping[str, Rival] = {
+    "int8": Rounded(8),
+    "int4": Rounded(4),
+    "segment means, 4 per device": Averaged(4, DEVICES),
+    "segment means, 1 per device": Averaged(1, DEVICES),
+    "segment means, 1 per device, int8": Averaged(1, DEVICES, "int8"),
+    "top-16": Largest(16),
+    "top-8": Largest(8),
+    "top-2": Largest(2),
+}
+"""Put on the original as they are; those of TRAINED also fine-tuned."""
+TRAINED = ("segment means, 4 per device", "segment means, 1 per device, int8", "top-8", "top-2")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One training after the original's. label: what is special about it; the same for all seeds.
+
+    astra, training: what is changed about the recipe; rival: a key of RIVALS, trained in the place of codes.
+    wants: what is measured beside the task on DEVICES devices, by the names of `work.WANTED`.
+    """
+
+    study: str
+    label: str
+    seed: int
+    astra: Mapping[str, Any] = field(default_factory=dict)
+    training: Mapping[str, Any] = field(default_factory=dict)
+    rival: str | None = None
+    wants: tuple[str, ...] = ()
+
+
+def recipe(study: str, seed: int, steps: int | None) -> Recipe:
+    """A shipped one with another seed. steps: at most so many of each training, and few codewords; None: its own."""
+    found = source.load(ROOT / "topologies" / "recipes" / f"{STUDIES[study]}.yaml")
+
+    def mine(settings: Any) -> Any:
+        changed = replace(settings, seed=seed)
+        return changed if steps is None else replace(changed, steps=min(steps, settings.steps))
+
+    original = None if found.original is None else mine(found.original)
+    astra = found.astra if steps is None else replace(found.astra, codewords=QUICK_CODEWORDS)
+    return replace(found, seed=seed, original=original, training=mine(found.training), astra=astra)
+
+
+def varied(found: Recipe, cell: Cell) -> Recipe:
+    """The recipe of a cell."""
+    astra = replace(found.astra, **cell.astra)
+    return replace(found, astra=astra, training=replace(found.training, **cell.training))
+
+
+def untuned(found: Recipe) -> list[AstraOptions]:
+    """Codes that are put on the original as k-means leaves them."""
+    return [replace(found.astra, groups=groups) for groups in GROUPS]
+
+
+def cells(study: str, seed: int) -> Iterator[Cell]:
+    """All of one study and seed."""
+    for groups in GROUPS:
+        yield Cell(study, f"G={groups}", seed, {"groups": groups}, wants=_wants(study, groups))
+    if study in ("digits", "corpus"):
+        yield from _parts(study, seed)
+        yield Cell(study, "G=16 dropout", seed, {"groups": 16}, {"message_dropout": 0.1}, wants=("lost",))
+        for rival in TRAINED:
+            training = {"assignment": "even"} if isinstance(RIVALS[rival], Averaged) else {}
+            yield Cell(study, rival, seed, training=training, rival=rival)
+    if study == "digits":
+        yield from _only_digits(seed)
+
+
+def _wants(study: str, groups: int) -> tuple[str, ...]:
+    if study == "minilm":
+        return ("ranks",)
+    if study == "llama":
+        return ()
+    found = ["devices"]
+    if groups == 1:
+        found += ["uneven", "distances"]
+    if groups == 16:
+        found += ["lost"]
+    if groups in (1, 16) and study == "digits":
+        found += ["pooling"]
+    return tuple(found)
+
+
+def _parts(study: str, seed: int) -> Iterator[Cell]:
+    """G = 1 with one part switched off."""
+    off: dict[str, Mapping[str, Any]] = {
+        "no noise": {"noise": 0.0},
+        "codebooks fixed": {"ema": FIXED},
+        "even assignment": {"assignment": "even"},
+    }
+    for name, training in off.items():
+        yield Cell(study, f"G=1 {name}", seed, {"groups": 1}, training)
+
+
+def _only_digits(seed: int) -> Iterator[Cell]:
+    one = {"groups": 1}
+    for noise in NOISES[1:-1]:
+        yield Cell("digits", f"G=1 noise {noise:g}", seed, one, {"noise": noise})
+    for commitment in (each for each in COMMITMENTS if each != 1e-4):
+        yield Cell("digits", f"G=1 commitment {commitment:g}", seed, one, {"commitment": commitment})
+    for groups in (1, 16):
+        yield Cell("digits", f"G={groups} one class token", seed, {"groups": groups}, {"class_tokens": "one"})
+    yield Cell("digits", "G=1 no reseeding", seed, one, {"reseed": False})
+    yield Cell("digits", "G=1 K=256", seed, {**one, "codewords": 256})
+    yield Cell("digits", "G=1 code kv", seed, {**one, "code": "kv"})

@@ -1,0 +1,131 @@
+"""docs/accuracy.md of results alone: what is said there is what they say."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.accuracy import order, parts, plots, rivals, theory
+from benchmarks.accuracy.grid import DEVICES, GROUPS, recipe
+from benchmarks.accuracy.results import (
+    HERE,
+    HIGHER,
+    TITLES,
+    UNITS,
+    Key,
+    Results,
+    gained,
+    section,
+    spread,
+    table,
+    verdict,
+)  # fmt: skip
+from runtime.codecs.vq import code_bits
+from testbed.prepare import source
+from testbed.tables import METRICS
+
+ALLOWED = {"top1": {32: 1.0, 1: 4.0}, "perplexity": {32: 10.0, 1: 25.0}}  # points, and per cent: what was aimed at
+
+
+def write(path: Path, found: Sequence[Mapping[str, Any]], seeds: int, quick: bool = False) -> None:
+    """The page, and its plots beside it. quick: of trainings that were cut short, so that it says nothing."""
+    results = Results(found)
+    drawn = plots.write(path.parent, results)
+    whole = [
+        _head(results, seeds),
+        *(_against_original(results, study) for study in TITLES),
+        order.text(results),
+        *parts.sections(results),
+        *theory.sections(results),
+        rivals.section_of(results, drawn),
+        rivals.losses(results),
+    ]
+    if quick:
+        whole.insert(0, "**Made by `--quick`: its trainings were cut short, so that its figures say nothing.**")
+    path.write_text("\n\n".join(whole) + "\n", encoding="utf-8")
+
+
+def _head(results: Results, seeds: int) -> str:
+    hours = sum(sum(row["seconds"].values()) for row in results.rows) / 3600
+    return "\n\n".join(
+        [
+            "# Accuracy beside latency",
+            f"Written by `python -m benchmarks.accuracy` (`make accuracy`), which trains and measures what is missing: "
+            f"{len(results.rows)} models, {hours:.1f} core hours on CPUs. How a user with a GPU does the same with "
+            "ImageNet is in [prepare.md](prepare.md).",
+            f"Every figure is of held-out inputs, {seeds} seeds (of weights, batches, noise and codebooks), on one "
+            f"machine with the arithmetic of many; {DEVICES} devices with the tokens cut evenly unless said.",
+            "Brackets are 95 % intervals over seeds and held-out inputs at once: the variance of the seeds' means and "
+            "that of the inputs' means added (Student's t). Differences are taken in pairs, same seed and same input. "
+            "`better` and `worse` are said where such an interval leaves 0 out, otherwise `no difference seen`. With "
+            "three seeds intervals are wide. Nothing is corrected for there being many comparisons.",
+            "Fine-tuning is also training: where the original had not learned all it could, part of what is gained is "
+            "more steps. The column of the fine-tuned model on one device shows what became of it without codes.",
+            "These are small models on small data: they show the order of effects, not the paper's figures. A group "
+            "has 3 to 8 features with 16 or 32 groups, where ViT-Base has 48 or 24: parts of the method are compared "
+            "at G = 1, whose groups of 96 and 128 features are coarser than the paper's with G = 16.",
+        ]
+    )
+
+
+def _against_original(results: Results, study: str) -> str:
+    """The claim of the paper's first table."""
+    name, found = results.metric(study), recipe(study, 0, None)
+    one = results.of(study, "original")[0]
+    original: Key = (study, "original", "alone")
+    rows = [("original, no codes", NONE_BITS, "", results.said(original), results.said(original), "")]
+    lines = []
+    for groups in GROUPS:
+        label = f"G={groups}"
+        tuned: Key = (study, label, HERE)
+        gain = results.gain(tuned, original)
+        rows.append(
+            (label, bits(study, groups, found.astra.codewords), results.said((study, "original", label)),
+             results.said((study, label, "alone")), results.said(tuned), gained(gain))
+        )  # fmt: skip
+        lines += _goal(name, groups, gain.value)
+    head = ("", "bits per token and layer", "k-means codes on the original", "fine-tuned, 1 device",
+            f"fine-tuned, {DEVICES} devices", f"against the original, {UNITS[name]}")  # fmt: skip
+    about = (
+        f"{one['data']}: {one['train']} inputs to train on, n = {one['inputs']} held out, {found.tokens} tokens, "
+        f"K = {found.astra.codewords}; {METRICS[name]}, {'higher' if HIGHER[name] else 'lower'} is better."
+    )
+    ranks = _ranks(results) if study == "minilm" else ""
+    return section(TITLES[study], about, table(head, rows), " ".join(lines), ranks)
+
+
+NONE_BITS = "–"
+
+
+def bits(study: str, groups: int, codewords: int) -> str:
+    """Of all coded streams."""
+    from runtime.methods.astra import streams
+
+    found = recipe(study, 0, None)
+    count = len(streams(source.describe(found), found.astra))
+    return str(count * groups * code_bits(codewords))
+
+
+def _goal(name: str, groups: int, gain: float) -> list[str]:
+    allowed = ALLOWED.get(name, {}).get(groups)
+    if allowed is None:
+        return []
+    met = "met" if -gain <= allowed else "missed"
+    return [f"Aim at G = {groups}: at most {allowed:g} {UNITS[name]} lost: {met} ({max(0.0, -gain):.2f})."]
+
+
+def _ranks(results: Results) -> str:
+    from benchmarks.accuracy.intervals import of_seeds
+
+    said = [
+        f"G={groups}: " + spread(of_seeds([row["ranks"] for row in results.of("minilm", f"G={groups}")]), "{:.4f}")
+        for groups in GROUPS
+    ]
+    return (
+        "Spearman's correlation of the cosines of all pairs of held-out passages, over devices against the original, "
+        f"intervals over seeds: {'; '.join(said)}."
+    )
+
+
+__all__ = ["verdict", "write"]

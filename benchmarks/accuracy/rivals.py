@@ -1,0 +1,113 @@
+"""Sections of docs/accuracy.md on bytes against accuracy, and on lost codes. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.accuracy.figures import RATES, RUN
+from benchmarks.accuracy.grid import DEVICES, GROUPS, RIVALS, TRAINED, recipe
+from benchmarks.accuracy.parts import key
+from benchmarks.accuracy.results import HERE, NONE, TITLES, UNITS, Key, Results, gained, section, table, verdict
+from runtime.codecs.vq import code_bits
+from testbed.prepare import source
+from testbed.tables import METRICS
+
+STUDIES = ("digits", "corpus")
+
+
+@dataclass(frozen=True)
+class Point:
+    """One on the plane. bytes: of one token in one layer, to one receiver; tuned: None where it was not fine-tuned."""
+
+    name: str
+    bytes: float
+    untuned: Key
+    tuned: Key | None
+
+
+def points(study: str) -> Iterator[Point]:
+    """Codes, then rivals."""
+    found = recipe(study, 0, None)
+    for groups in GROUPS:
+        label = f"G={groups}"
+        yield Point(f"ASTRA, {label}", groups * code_bits(found.astra.codewords) / 8, (study, "original", label),
+                    (study, label, HERE))  # fmt: skip
+    rows, width = found.tokens // DEVICES, source.describe(found).width
+    for name, rival in RIVALS.items():
+        tuned: Key | None = (study, name, HERE) if name in TRAINED else None
+        yield Point(name, rival.row_bytes(rows, width), (study, "original", name), tuned)
+
+
+def section_of(results: Results, drawn: dict[str, Path]) -> str:
+    """The plane, as a table and a plot for each data set."""
+    texts: list[Sequence[str] | str] = [
+        f"Bytes that a token costs in each layer, to each device that it is sent to (fp32: 4 times the width). "
+        f"{DEVICES} devices; every rival in ASTRA's seat: the layer input of others' tokens is coded, a device's own "
+        "tokens and class token are exact. int8 and int4: blocks of 64 with an fp16 scale, as `sequence` sends them; "
+        "segment means: PRISM (arXiv 2507.12145); top-k: the largest k features of each token in fp16. Untrained: put "
+        "on the original (codes: by k-means); fine-tuned: as many steps as the codes.",
+    ]
+    for study in STUDIES:
+        name = results.metric(study)
+        rows = [["original, fp32", str(4 * source.describe(recipe(study, 0, None)).width),
+                 results.said((study, "original", "alone")), NONE, "", ""]]  # fmt: skip
+        for point in sorted(points(study), key=lambda point: -point.bytes):
+            rows.append([point.name, f"{point.bytes:.4g}", results.said(point.untuned), *_tuned(results, point)])
+        head = (TITLES[study], "bytes", f"untrained, {METRICS[name]}", f"fine-tuned, {METRICS[name]}",
+                f"training gains, {UNITS[name]}", "")  # fmt: skip
+        texts += [
+            table(head, rows),
+            f"![{TITLES[study]}: bytes per token and layer against accuracy]({drawn[study].name})",
+        ]
+    return section("Rivals: bytes per token against accuracy", *texts)
+
+
+def _tuned(results: Results, point: Point) -> list[str]:
+    if point.tuned is None:
+        return [NONE, "", ""]
+    gain = results.gain(point.tuned, point.untuned)
+    return [results.said(point.tuned), gained(gain), verdict(gain)]
+
+
+def losses(results: Results) -> str:
+    """Message dropout in training, and tokens lost at the test."""
+    texts: list[Sequence[str] | str] = [
+        f"G = 16, {DEVICES} devices. A lost token's codes reach no other device, in no layer, and are masked there; "
+        f"each by itself, or in runs of {RUN} consecutive tokens on average. Trained without loss, and with a tenth of "
+        "the tokens lost in every batch (`message_dropout: 0.1`).",
+    ]
+    gains = []
+    for study in STUDIES:
+        name, rows = results.metric(study), []
+        for kind, rate, measured in _losses():
+            plain, dropped = (study, "G=16", measured), (study, "G=16 dropout", measured)
+            gain = results.gain(dropped, plain)
+            gains.append((study, rate, verdict(gain)))
+            lost = results.gain(plain, key(study, "G=16"))
+            rows.append([kind, f"{rate:.0%}", results.said(plain), gained(lost) if rate else "", results.said(dropped),
+                         gained(gain), verdict(gain)])  # fmt: skip
+        head = (TITLES[study], "lost", f"trained without, {METRICS[name]}", f"against no loss, {UNITS[name]}",
+                f"trained with, {METRICS[name]}", "gain of training with", "")  # fmt: skip
+        texts.append(table(head, rows))
+    return section("Lost codes, and training for them", *texts, _earned(gains))
+
+
+def _losses() -> Iterator[tuple[str, float, str]]:
+    yield "none", 0.0, HERE
+    for kind in ("independent", "bursty"):
+        for rate in RATES[1:]:
+            yield kind, rate, f"lost {kind} {rate:g}"
+
+
+def _earned(gains: Sequence[tuple[str, float, str]]) -> str:
+    said = []
+    for study in STUDIES:
+        under = [found for one, rate, found in gains if one == study and rate]
+        without = next(found for one, rate, found in gains if one == study and not rate)
+        said.append(
+            f"{TITLES[study]}: training with loss is better in {under.count('better')} and worse in "
+            f"{under.count('worse')} of {len(under)} cases of loss; without loss: {without}"
+        )
+    return "Does it earn its place? " + ". ".join(said) + "."

@@ -1,0 +1,206 @@
+"""The accuracy study: its arithmetic against formulas, its rivals against the distributed methods, its page."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from benchmarks.accuracy import figures, grid, order, page, store, theorems
+from benchmarks.accuracy.figures import RUN, Subject, bursty, full_precision, independent, spans
+from benchmarks.accuracy.grid import DEVICES, RIVALS, STUDIES, cells
+from benchmarks.accuracy.intervals import Mean, crossed, difference, of_seeds
+from benchmarks.accuracy.results import Results, verdict
+from runtime import mixed
+from runtime.model import load, load_shape
+from runtime.plan import even_spans
+from runtime.training import train
+from runtime.training.fixed import Averaged, Largest, Rounded
+from runtime.training.train import Hooks, Settings
+from tests.devices import planned, random_input, request, shaken
+from tests.test_training import data
+
+TOKENS = 16
+METRICS = {"digits": "top1", "corpus": "perplexity", "llama": "perplexity", "minilm": "cosine"}
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("accuracy")
+    for name in ("vit-tiny", "gpt2-tiny"):
+        shaken(name, folder / name, 3)
+    return folder
+
+
+# Intervals
+
+
+def test_an_interval_of_one_seeds_spread_alone_is_students() -> None:
+    """Inputs that do not differ leave the seeds: 1, 2, 3 have a mean of 2 +- 4.303 / sqrt(3)."""
+    found = crossed([[1.0] * 50, [2.0] * 50, [3.0] * 50])
+    alone = of_seeds([1.0, 2.0, 3.0])
+    assert (found.value, found.seeds, found.inputs) == (2.0, 3, 50)
+    assert found.low == pytest.approx(alone.low) == pytest.approx(2 - 4.302653 / 3**0.5)
+
+
+def test_an_interval_covers_the_truth_as_often_as_it_says() -> None:
+    """Seeds and inputs each shift the figures: means of new seeds and new inputs are around 0."""
+    draw, covered = torch.Generator().manual_seed(0), 0
+    for _ in range(400):
+        shifts = torch.randn(3, 1, generator=draw), torch.randn(1, 40, generator=draw) * 3
+        found = crossed((shifts[0] + shifts[1] + torch.randn(3, 40, generator=draw)).tolist())
+        assert found.low is not None and found.high is not None
+        covered += found.low <= 0 <= found.high
+    assert 0.93 <= covered / 400 <= 1
+
+
+def test_pairs_take_out_what_both_share() -> None:
+    base = [[random.Random(seed * 100 + i).random() for i in range(30)] for seed in range(3)]
+    better = [[value + 0.01 for value in row] for row in base]
+    found = difference(better, base)
+    assert found.low == pytest.approx(0.01) and verdict(found) == "better"
+    assert verdict(difference(base, better)) == "worse" and verdict(difference(base, base)) == "no difference seen"
+
+
+def test_one_seed_has_no_interval() -> None:
+    assert crossed([[1.0, 2.0]]) == Mean(1.5, None, None, 1, 2)
+
+
+# What is measured
+
+
+@pytest.mark.parametrize("lose", [independent, bursty])
+@pytest.mark.parametrize("rate", [0.01, 0.1])
+def test_losses_are_as_frequent_as_asked(lose: figures.Lose, rate: float) -> None:
+    lost = lose(4000, 128, rate, torch.Generator().manual_seed(0))
+    assert lost.float().mean().item() == pytest.approx(rate, rel=0.1)
+    runs = (lost[:, 1:] & ~lost[:, :-1]).sum().item() + lost[:, 0].sum().item()
+    length = lost.sum().item() / runs
+    assert length == pytest.approx(RUN if lose is bursty else 1 / (1 - rate), rel=0.15)
+
+
+def test_pairs_in_full_precision_are_counted_one_by_one() -> None:
+    cut = spans(16, 0.5)
+    owner = [rank for rank, span in enumerate(cut) for _ in range(len(span))]
+    every = [(q, k) for q in range(16) for k in range(16)]
+    assert len(owner) == 16 and [len(span) for span in cut] == [8, 3, 3, 2]
+    assert full_precision(cut, False) == sum(owner[q] == owner[k] for q, k in every) / len(every)
+    seen = [(q, k) for q, k in every if k <= q]
+    assert full_precision(cut, True) == sum(owner[q] == owner[k] for q, k in seen) / len(seen)
+
+
+def test_distances_of_a_shifted_cloud_are_its_shift() -> None:
+    x = torch.randn(200, 3, generator=torch.Generator().manual_seed(0))
+    shift = torch.tensor([3.0, 0.0, 4.0])
+    assert theorems.by_points(x, x[torch.randperm(200)] + shift) == pytest.approx(5)
+    assert theorems.between_normals(x, x + shift) == pytest.approx(5, rel=1e-6)
+    assert theorems.between_normals(x, 2 * x) == pytest.approx(
+        (x.mean(0).square().sum() + torch.cov(x.T).trace()).sqrt().item(), rel=1e-4
+    )
+
+
+# Rivals
+
+
+@pytest.mark.parametrize("name", ["vit-tiny", "gpt2-tiny"])
+@pytest.mark.parametrize(
+    ("rival", "method", "options"),
+    [
+        (Averaged(3, 3), "prism", {"segments": 3}),
+        (Averaged(2, 3, "int8"), "prism", {"segments": 2, "codec": "int8"}),
+        (Largest(10), "topk", {"keep": 10}),
+    ],
+    ids=repr,
+)
+def test_a_rival_on_one_machine_is_the_method_of_many(
+    root: Path, name: str, rival: grid.Rival, method: str, options: dict[str, Any]
+) -> None:
+    folder, shape = root / name, load_shape(root / name)
+    plan, raw = planned(method, options, shape, TOKENS, 3), random_input(shape, TOKENS, 5)
+    held = mixed.contiguous([share.tokens for share in plan.shares], 1)
+    ours = mixed.results(load(folder), raw.unsqueeze(0), held, {"input"}, rival)
+    torch.testing.assert_close(ours[0], request(folder, plan, raw)[0], atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("rival", [Rounded(4), Averaged(2, 3, "int4"), Largest(8)], ids=repr)
+def test_a_model_learns_to_work_with_a_rival(root: Path, tmp_path: Path, rival: grid.Rival) -> None:
+    folder, losses = root / "vit-tiny", list[float]()
+    settings = Settings(steps=8, batch=6, lr=2e-3, warmup=1, devices=3, assignment="even")
+    hooks = Hooks(lambda done, of, found: losses.append(found["task"]))
+    with torch.enable_grad():
+        train.adapt(folder, rival, data(folder), settings, tmp_path / "out", hooks)
+    assert losses[-1] < losses[0] * 0.7
+    assert not load_shape(tmp_path / "out").untrained
+
+
+def test_tokens_of_one_device_alone_are_never_coded(root: Path) -> None:
+    """One of four devices holds all there is but three tokens: with all on one, a rival changes nothing."""
+    folder = root / "vit-tiny"
+    made = data(folder)
+
+    def wrong(layer: Any, stream: str, x: Tensor) -> Tensor:
+        return torch.full_like(x, float("nan"))
+
+    subject = Subject(load(folder), frozenset({"input"}), wrong, made.test, torch.zeros(len(made.test)).long())
+    assert subject.cut(even_spans(TOKENS, 1)) == subject.alone()
+
+
+# What is kept, and the page
+
+
+def test_comments_do_not_make_a_result_another(tmp_path: Path) -> None:
+    one, other, third = (
+        "def f():\n    'One.'\n    return 1\n",
+        "# two\ndef f():\n    return 1\n",
+        "def f(): return 2\n",
+    )
+    assert store._code(one) == store._code(other) != store._code(third)
+    assert store.place(tmp_path, "a b=1", {"x": 1}) != store.place(tmp_path, "a b=1", {"x": 2})
+
+
+def made_up(seeds: int, lift: float) -> list[dict[str, Any]]:
+    """Results as a study leaves them, of figures drawn at random; with λ = 1 on digits better by `lift`."""
+    draw = random.Random(0)
+
+    def row(study: str, label: str, seed: int, names: list[str], wants: tuple[str, ...]) -> dict[str, Any]:
+        shift = lift if (study, label) == ("digits", "G=1") else 0.0
+        each = {name: [draw.random() + shift for _ in range(20)] for name in names}
+        layers = [
+            {kind: {n: draw.random() for n in ("other X", "0", "0.1", "0.3", "1")} for kind in ("points", "gauss")}
+        ]
+        more = {"distances": layers, "ranks": 0.9, "pooling": {"devices": [1.0] * 7, "copies": [1.0] * 8}}
+        return {
+            "study": study, "label": label, "seed": seed, "metric": METRICS[study], "data": study, "train": 5,
+            "inputs": 20, "seconds": {"all": 1.0}, "figures": each, **{k: v for k, v in more.items() if k in wants},
+        }  # fmt: skip
+
+    found = []
+    for study in STUDIES:
+        for seed in range(seeds):
+            plain = ["alone", *(f"G={groups}" for groups in grid.GROUPS), *RIVALS]
+            found.append(row(study, "original", seed, plain, ()))
+            for cell in cells(study, seed):
+                names = ["alone", f"devices {DEVICES}"]
+                if "devices" in cell.wants:
+                    names += [f"devices {n}" for n in range(2, figures.MOST_DEVICES + 1)]
+                if "uneven" in cell.wants:
+                    names += [f"first {share:g}" for share in figures.FIRSTS]
+                if "lost" in cell.wants:
+                    names += [f"lost {k} {r:g}" for k in ("independent", "bursty") for r in figures.RATES[1:]]
+                found.append(row(study, cell.label, seed, names, cell.wants))
+    return found
+
+
+def test_the_page_says_what_the_figures_say(tmp_path: Path) -> None:
+    for lift, said in ((0.0, "no difference seen"), (5.0, "holds"), (-5.0, "does not hold")):
+        text = order.text(Results(made_up(3, lift)))
+        (line,) = (line for line in text.splitlines() if "λ = 1 is better than λ = 0 |" in line and "| digits" in line)
+        assert line.endswith(f"| {said} |")
+    page.write(tmp_path / "page.md", made_up(3, 0.0), 3)
+    written = (tmp_path / "page.md").read_text()
+    assert written.count("\n## ") >= 12 and "Theorem 2" in written and "nan" not in written
+    assert {file.name for file in tmp_path.iterdir()} == {"page.md", "accuracy_digits.svg", "accuracy_corpus.svg"}
