@@ -2,7 +2,7 @@
 
 digits.py images.py             pictures of classes: scikit-learn's digits, a folder; pictures.py: how they become rows
 corpus.py docstrings.py textfile.py   text: Python's own library (library.py finds it), a file; windows.py: cut to rows
-hub.py                          either, from huggingface.co
+hub.py                          either, from the hub
 wanted.py                       what a model needs
 
 Whatever the kind: what is tested on does not depend on the seed, and a row to train on that equals one to test on is

@@ -1,4 +1,4 @@
-"""A data set of huggingface.co by the package `datasets`, which is asked for only here."""
+"""A data set of the hub by the package `datasets`, which is asked for only here."""
 
 from __future__ import annotations
 
