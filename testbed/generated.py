@@ -20,8 +20,17 @@ def times(method: Mapping[str, Any]) -> str:
 
 def legend(methods: Sequence[Mapping[str, Any]]) -> str:
     """What latency and the column of new tokens are, where there are any."""
-    count = next((method["generation"]["tokens"] for method in methods if method.get("generation")), None)
-    return "" if count is None else f"latency: until the source knows all {count} new tokens; TTFT: the first of them"
+    return explained(sorted({method["generation"]["tokens"] for method in methods if method.get("generation")}))
+
+
+def explained(counts: Sequence[int]) -> str:
+    """The same for requests that generate so many tokens each."""
+    if not counts:
+        return ""
+    if counts[-1] == 1:
+        return "latency: until the source knows the one new token, and so TTFT"
+    count = " or ".join(map(str, counts))
+    return f"latency: until the source knows all {count} new tokens; TTFT: the first of them"
 
 
 def kept(methods: Sequence[Mapping[str, Any]]) -> str:

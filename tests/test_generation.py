@@ -30,6 +30,7 @@ from runtime.shape import Shape
 from runtime.training.measure import coded, streams_of
 from runtime.transport.gather import Cut
 from testbed import check
+from testbed.generated import legend
 from testbed.predict.command import How as Prediction
 from testbed.predict.command import main as predict
 from testbed.predict.work import PredictError
@@ -253,6 +254,19 @@ def test_a_device_of_a_method_that_cannot_generate_does_not_try(folder: Path) ->
 def test_agreement_and_where_tokens_part() -> None:
     assert agreement([5, 6, 7, 8], [5, 6, 9, 8], [1.0, 2.0, 0.3, 4.0]) == {"token_agreement": 0.75, "token_lead": 0.3}
     assert agreement([5], [5], [1.0]) == {"token_agreement": 1.0, "token_lead": None}
+
+
+@pytest.mark.parametrize(
+    ("counts", "said"),
+    [
+        ([], ""),
+        ([1], "latency: until the source knows the one new token, and so TTFT"),
+        ([8, 32], "latency: until the source knows all 8 or 32 new tokens; TTFT: the first of them"),
+    ],
+    ids=str,
+)
+def test_what_latency_is_where_tokens_follow(counts: list[int], said: str) -> None:
+    assert legend([{}, *({"generation": {"tokens": count}} for count in reversed(counts))]) == said
 
 
 PROMISED = {"tokens": 2, "greedy": True, "token_bytes": [0, 8], "kept_bytes": 70, "full_bytes": 90}

@@ -22,16 +22,17 @@ from runtime.plan import Plan
 from runtime.transport.gather import ROOM_BYTES, Arrived, Cut, byte_end
 
 DEADLINE_S: Final = 0.1  # half of the shortest time after which TCP sends again
+LEAST_S: Final = 1e-3  # datagrams are waited for in whole milliseconds
 _UNITS: Final = {"us": 1e-6, "ms": 1e-3, "s": 1.0}
 _DURATION: Final = re.compile(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*(us|ms|s)\s*", re.ASCII)
 
 
 def seconds(deadline: object) -> float:
-    """ "5 ms" -> 0.005. Raises ValueError for anything but a duration above 0."""
+    """ "5 ms" -> 0.005. Raises ValueError for anything but a duration of at least 1 ms."""
     match = _DURATION.fullmatch(deadline) if isinstance(deadline, str) else None
     found = float(match[1]) * _UNITS[match[2]] if match else 0.0
-    if not found > 0:
-        raise ValueError(f'deadline is a duration above 0 in us, ms or s, e.g. "20 ms", not {deadline!r}')
+    if found < LEAST_S:
+        raise ValueError(f'deadline is a duration of at least 1 ms, in us, ms or s, e.g. "20 ms", not {deadline!r}')
     return found
 
 
