@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from testbed.differences import replayed
+from testbed.quantities import counted
 from testbed.statistics import far_outside
 from testbed.store import RunData
 from testbed.summary import good_requests, latencies, world_of
@@ -118,12 +119,20 @@ def _changes_function(summary: Mapping[str, Any], run: RunData) -> Iterator[dict
         return
     other = "the method does not promise the same function"
 
-    def untuned(m: Mapping[str, Any]) -> bool:  # of one that was prepared for it the report has the accuracy
-        return not m["equals_single"] and not m.get("task") and not (m["method"] == "astra" and m.get("here"))
+    def untuned(m: Mapping[str, Any]) -> bool:
+        """Of one that was prepared for it the report has the accuracy; on one device nothing arrives changed."""
+        judged, alone = m.get("task") or (m["method"] == "astra" and m.get("here")), len(m["payload_bytes"]) == 1
+        return not (m["equals_single"] or judged or alone)
 
     changing = [m for m in summary["methods"] if m["status"] == "ok" and untuned(m)]
     cause = ", ".join(dict.fromkeys(CHANGES.get(m["method"], other) for m in changing))
     yield from _listed(summary, untuned, cause=cause)
+
+
+def _late_codes(summary: Mapping[str, Any], _run: RunData) -> Iterator[dict[str, Any]]:
+    late = [(m["label"], count) for m in summary["methods"] if m["lost"] and (count := m["lost"]["datagrams"]["late"])]
+    if late:
+        yield {"late": ", ".join(f"{counted(count, 'datagram')} of {label}" for label, count in late)}
 
 
 def _inexact(summary: Mapping[str, Any], _run: RunData) -> Iterator[dict[str, Any]]:
@@ -254,6 +263,7 @@ CHECKS: dict[str, Check] = {
     "shared-cores": _shared_cores,
     "cpu-share": _cpu_share,
     "changes-function": _changes_function,
+    "late-codes": _late_codes,
     "inexact": _inexact,
     "not-finite": _not_finite,
     "payload": _payload,

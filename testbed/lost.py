@@ -1,4 +1,4 @@
-"""What was lost on the way: tokens masked out because their codes did not come in time, datagrams of no use. Pure."""
+"""What was not there in time: tokens masked out because their codes were lost or late, datagrams of no use. Pure."""
 
 from __future__ import annotations
 
@@ -14,21 +14,23 @@ def lost(rows: Sequence[Row]) -> dict[str, Any] | None:
     """Of the records of a method's measured requests, all devices: {"tokens", "due", "share", "datagrams"}.
 
     tokens: of other devices, masked out, once for each layer and device that missed one; due: those that could have
-    been; share: of these, None of none; datagrams: of no use, by why, see `runtime.transport.Dropped`. None for a
-    method that sends none.
+    been; share: of these; datagrams: of no use, by why, see `runtime.transport.Dropped`. None for a method that sends
+    none, as on one device.
     """
     sent = [row for row in rows if row["dropped"] is not None]
     if not sent:
         return None
     tokens, due = (sum(row[key] for row in sent) for key in ("lost_tokens", "due_tokens"))
+    if not due:
+        return None
     reasons = dict.fromkeys(why for row in sent for why in row["dropped"])
     datagrams = {why: sum(row["dropped"].get(why, 0) for row in sent) for why in reasons}
-    return {"tokens": tokens, "due": due, "share": tokens / due if due else None, "datagrams": datagrams}
+    return {"tokens": tokens, "due": due, "share": tokens / due, "datagrams": datagrams}
 
 
 def says(found: Mapping[str, Any]) -> str:
     """ "3.21 % of 9600 tokens, datagrams 3 late, 1 twice"."""
-    share = "0" if not found["tokens"] else "-" if found["share"] is None else f"{100 * found['share']:.3g} %"
+    share = f"{100 * found['share']:.3g} %" if found["tokens"] else "0"
     useless = [f"{count} {why}" for why, count in found["datagrams"].items() if count]
     return f"{share} of {counted(found['due'], 'token')}" + (f", datagrams {', '.join(useless)}" if useless else "")
 
@@ -36,4 +38,4 @@ def says(found: Mapping[str, Any]) -> str:
 def line(methods: Sequence[Mapping[str, Any]]) -> str:
     """One line for the methods that could lose anything, nothing where none could."""
     words = [f"{method['label']} {says(method['lost'])}" for method in methods if method["lost"] is not None]
-    return f"lost on the way and masked out, of all layers and devices: {'; '.join(words)}" if words else ""
+    return f"not there in time and masked out, of all layers and devices: {'; '.join(words)}" if words else ""

@@ -46,6 +46,11 @@ TEXTS: dict[str, tuple[str, str, str]] = {
         "{cause}, and these weights are not tuned for it",
         "read latency and fidelity together",
     ),
+    "late-codes": (
+        "codes came after they were waited for: {late}",
+        "the deadline is shorter than devices are apart in a layer, or datagrams overtook each other",
+        "raise `deadline`: tokens were masked out whose codes nothing had lost",
+    ),
     "inexact": (
         "{labels}: further from single than 1e-4 (at most {error:.2g})",
         "an error in the method, or an activation so large that rounding alone does it",

@@ -103,4 +103,4 @@ def test_the_page_shows_it(tmp_path: Path) -> None:
     saved(tmp_path / "out", [method("single", [0]), method("topk", [0], equals_single=False)], found)
     page = visible(written(tmp_path, tmp_path / "out")).partition('id="fidelity"')[2]
     assert "by these outputs" in page and "top-1 66.7% (n 3, 20.8%-93.9%), single 100.0%" in page
-    assert "-33.3% (" in page and "tokens lost on the way" not in page
+    assert "-33.3% (" in page and "tokens not there in time" not in page

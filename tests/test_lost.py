@@ -1,4 +1,4 @@
-"""What was lost on the way, from the records of a run to its summary, its table and its page."""
+"""What was not there in time, from the records of a run to its summary, its table and its page."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from testbed.store import RunData
 from testbed.summary import summary
 from tests.test_page import data, visible, written
 from tests.test_report import shown
-from tests.test_summary import method, of, rows, saved
+from tests.test_summary import codes, method, of, rows, saved
 
 UDP = "astra transport=udp"
 NONE: dict[str, int] = {"late": 0, "twice": 0, "foreign": 0, "unfit": 0, "overrun": 0, "unsent": 0}
@@ -42,20 +42,38 @@ def test_the_summary_adds_up_devices_and_measured_requests(tmp_path: Path) -> No
 
 def test_a_line_below_the_table_says_so_where_anything_could_be_lost(tmp_path: Path) -> None:
     lines = shown(run(tmp_path / "out", **LOSSY), width=200)
-    said = "lost on the way and masked out, of all layers and devices: "
+    said = "not there in time and masked out, of all layers and devices: "
     assert f"{said}{UDP} 1.5 % of 400 tokens, datagrams 4 late, 2 twice" in lines
     quiet = {"lost_tokens": [0, 0], "due_tokens": [100, 100], "dropped": [NONE, NONE]}
     assert any(line.endswith(f"{UDP} 0 of 400 tokens") for line in shown(run(tmp_path / "quiet", **quiet), width=200))
-    assert not any("lost on the way" in line for line in shown(run(tmp_path / "tcp")))
+    assert not any("not there in time" in line for line in shown(run(tmp_path / "tcp")))
+
+
+def test_a_note_says_so_where_codes_were_late(tmp_path: Path) -> None:
+    seen = codes(run(tmp_path / "out", **LOSSY))["late-codes"].seen
+    assert seen == f"codes came after they were waited for: 4 datagrams of {UDP}"
+    lost = LOSSY | {"dropped": [NONE, NONE | {"twice": 1}]}
+    assert "late-codes" not in codes(run(tmp_path / "lost", **lost))
+    assert "late-codes" not in codes(run(tmp_path / "tcp"))
+
+
+def test_on_one_device_nothing_is_lost_and_nothing_changed(tmp_path: Path) -> None:
+    found = [row for n in (0, 1) for row in rows(UDP, n, 1.0, ranks=1, warmup=n == 0, due_tokens=[0], dropped=[NONE])]
+    entry = method("astra", [0], label=UDP, equals_single=False)
+    alone = saved(tmp_path / "out", [entry], [row | {"method": "astra"} for row in found])
+    assert of(summary(alone), UDP)["lost"] is None and "changes-function" not in codes(alone)
+    assert not any("not there in time" in line for line in shown(alone))
+    assert "tokens not there in time" not in visible(written(tmp_path, tmp_path / "out"))
+    assert "changes-function" in codes(run(tmp_path / "two"))
 
 
 def test_the_page_has_a_column_for_it_where_anything_could_be_lost(tmp_path: Path) -> None:
     run(tmp_path / "out", **LOSSY)
     page = written(tmp_path, tmp_path / "out")
     table = visible(page).partition('id="fidelity"')[2].partition("</table>")[0]
-    assert "tokens lost on the way" in table and re.search(r">1\.5 % of 400<", table)
+    assert "tokens not there in time" in table and re.search(r">1\.5 % of 400<", table)
     entries = {entry["label"]: entry for entry in data(page)["facts"]["methods"]}
     assert (entries[UDP]["lost_tokens"], entries[UDP]["due_tokens"]) == (6, 400)
     assert entries["single"]["lost_tokens"] is None
     run(tmp_path / "tcp")
-    assert "tokens lost on the way" not in visible(written(tmp_path, tmp_path / "tcp"))
+    assert "tokens not there in time" not in visible(written(tmp_path, tmp_path / "tcp"))

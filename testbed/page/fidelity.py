@@ -23,9 +23,9 @@ RANDOM = " The weights are random: this is distance of numbers, it says nothing 
 
 def _lost(row: Row) -> str:
     """ "1.23 % of 9600"."""
-    if row["due_tokens"] is None:
+    if not row["due_tokens"]:
         return NONE
-    return f"{100 * row['lost_tokens'] / (row['due_tokens'] or 1):.3g} % of {row['due_tokens']:.0f}"
+    return f"{100 * row['lost_tokens'] / row['due_tokens']:.3g} % of {row['due_tokens']:.0f}"
 
 
 def _here(row: Row) -> str:
@@ -50,7 +50,7 @@ def _paired(row: Row) -> str:
 MORE: dict[str, tuple[str, Callable[[Row], str]]] = {
     "here": ("by these outputs", _here),
     "paired": ("against single", _paired),
-    "lost": ("tokens lost on the way", _lost),
+    "lost": ("tokens not there in time", _lost),
 }
 """Columns that are there only where a method has something to say: title, and what a row says."""
 
