@@ -20,7 +20,7 @@ from runtime.memory import Memory, Remembering
 from runtime.methods.method import Method
 from runtime.model import Model
 from runtime.plan import Generation, Plan
-from runtime.sampling import Sampler, lead
+from runtime.sampling import Sampler
 from runtime.stages import Stages, untimed
 
 TOKEN_BYTES = torch.int32.itemsize
@@ -100,10 +100,10 @@ def token_bytes(plan: Plan, rank: int) -> int:
 
 
 def continued(model: Model, prompt: Tensor, how: Generation) -> tuple[list[int], list[float]]:
-    """The one-device program: ids [T] -> the new tokens, and by how much the likeliest of each was ahead."""
-    memory = Memory(0, len(prompt) + how.tokens - 1)
+    """The one-device program: ids [T] -> the new tokens, and by how much each was ahead, see `Sampler.lead`."""
+    memory, again = Memory(0, len(prompt) + how.tokens - 1), Sampler(how)
     x, context = model.embed(prompt, 0, len(prompt)), Remembering(alone, memory)
     for layer in model.layers:
         x = layer(x, 0, context)
-    found = [(token, lead(logits)) for token, logits in decode(model, memory, model.read_out(x, 0), how)]
+    found = [(token, again.lead(logits)) for token, logits in decode(model, memory, model.read_out(x, 0), how)]
     return [token for token, _ in found], [ahead for _, ahead in found]

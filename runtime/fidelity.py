@@ -35,7 +35,7 @@ def score(shape: Shape, result: Tensor, reference: Tensor, target: Tensor) -> di
 
 def agreement(tokens: Sequence[int], reference: Sequence[int], leads: Sequence[float]) -> dict[str, Any]:
     """Generated tokens against as many of one device -> token_agreement, the share of equal ones, place by place, and
-    token_lead: by how much single's likeliest token was ahead where the two part, None where they do not."""
+    token_lead: by how much single's token was ahead where the two part, None where they do not."""
     equal = [one == other for one, other in zip(tokens, reference, strict=True)]
     lead = None if all(equal) else leads[equal.index(False)]
     return {"token_agreement": sum(equal) / len(equal), "token_lead": lead}

@@ -46,7 +46,7 @@ def untold(rows: Sequence[Mapping[str, Any]], promised: Mapping[str, Any], equal
     if held[-1] != promised["kept_bytes"] or any(one is not None for one in held[:-1]):
         return f"{held} bytes of keys and values, or codes, were kept, the formula says {promised['kept_bytes']}"
     lead = (rows[0]["fidelity"] or {}).get("token_lead")
-    if equals_single and promised["greedy"] and lead is not None and not lead <= 2 * EXACT_WITHIN:
+    if equals_single and lead is not None and not lead <= 2 * EXACT_WITHIN:
         return f"a token differs from single's, which was ahead of the next one by {lead:.2g}: no matter of rounding"
     return None
 

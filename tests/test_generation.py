@@ -245,10 +245,39 @@ def test_a_drawn_token_is_one_of_the_likeliest_and_the_seed_decides() -> None:
     assert [cold(logits) for _ in range(9)] == [49] * 9
 
 
+def test_tokens_are_drawn_as_often_as_they_are_likely() -> None:
+    logits, count = torch.tensor([0.0, 1.0, -1.0, 2.0, 1.9]), 4000
+    sampler = Sampler(Generation(1, temperature=1.5, top_k=4, seed=3))
+    often = torch.bincount(torch.tensor([sampler(logits) for _ in range(count)]), minlength=5) / count
+    due = torch.tensor([0.0, 1.0, float("-inf"), 2.0, 1.9]).div(1.5).softmax(0)
+    assert often[2] == 0 and ((often - due).abs() <= 4 * (due * (1 - due) / count).sqrt()).all()
+
+
+@pytest.mark.parametrize("how", [GREEDY, DRAWN, replace(DRAWN, top_k=3), replace(DRAWN, top_k=None)], ids=str)
+def test_errors_below_half_of_its_lead_change_no_token_and_larger_ones_may(how: Generation) -> None:
+    random, changed = torch.Generator().manual_seed(1), 0
+    for seed in range(60):
+        how, logits = replace(how, seed=seed), torch.randn(50, generator=random)
+        token, lead = Sampler(how)(logits), Sampler(how).lead(logits)
+        for size in (0.499 * lead, 2 * lead):
+            tried = [torch.randn(50, generator=random).sign() * size for _ in range(20)]
+            found = {Sampler(how)(logits + error) for error in tried}
+            assert size > lead or found == {token}
+            changed += found != {token}
+    assert changed > 20
+
+
 def test_a_device_of_a_method_that_cannot_generate_does_not_try(folder: Path) -> None:
     plan = planned("pipeline", {}, load(folder).shape, TOKENS, 2)
     with pytest.raises(Unfit, match="pipeline: after a prompt no device can go on alone"):
         generated(folder, plan, GREEDY)
+
+
+def test_drawn_tokens_of_exact_methods_are_judged_like_greedy_ones() -> None:
+    rows = [{"generated": [4, 5], "token_bytes": 0, "kept_bytes": 70, "fidelity": {"token_lead": 0.3}}]
+    promised = PROMISED | {"greedy": False, "token_bytes": [0]}
+    assert "ahead of the next one by 0.3" in str(untold(rows, promised, equals_single=True))
+    assert untold(rows, promised, equals_single=False) is None
 
 
 def test_agreement_and_where_tokens_part() -> None:
