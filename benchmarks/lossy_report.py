@@ -11,8 +11,9 @@ from testbed import topology
 from testbed.differences import INVALID
 from testbed.here import here
 from testbed.predict.counted import counted
+from testbed.statistics import paired_ratio
 from testbed.store import RunData
-from testbed.summary import summary
+from testbed.summary import latencies, summary
 from testbed.tables import METRICS, NONE, duration, metric
 
 TITLES = {"digits": "ViT on digits", "corpus": "byte-level GPT-2 on the corpus"}
@@ -38,7 +39,7 @@ VARIANTS = [Variant(kind, groups, dropout) for kind in TITLES for groups in GROU
 @dataclass(frozen=True)
 class Cell:
     """One method under one loss: its entry of summary.json, whether its network was the declared one, and the scores
-    of its requests by number."""
+    and latencies of its requests by number."""
 
     variant: Variant
     loss: float
@@ -47,6 +48,7 @@ class Cell:
     found: dict[str, Any]
     valid: bool
     scores: Mapping[int, dict[str, Any]] = field(default_factory=dict)
+    times_s: Mapping[int, float] = field(default_factory=dict)
 
     @property
     def good(self) -> bool:
@@ -62,8 +64,8 @@ def cells(out: Path) -> Iterator[Cell]:
             valid = described["network"]["verdict"] not in INVALID
             for found in described["methods"]:
                 udp = found["options"].get("transport") == "udp"
-                scores = _scores(run, found["label"])
-                yield Cell(variant, round(lane.loss.mean, 4), lane.loss.enter > 0, udp, found, valid, scores)
+                network, label = (round(lane.loss.mean, 4), lane.loss.enter > 0), found["label"]
+                yield Cell(variant, *network, udp, found, valid, _scores(run, label), latencies(run, label))
 
 
 def _scores(run: RunData, label: str) -> dict[int, dict[str, Any]]:
@@ -74,8 +76,8 @@ def _scores(run: RunData, label: str) -> dict[int, dict[str, Any]]:
 # What is shown
 
 HEAD = (
-    "loss", "TCP: latency", "UDP: latency", "codes lost", "task over TCP", "task over UDP", "against one device",
-    "trained with dropout", "against without",
+    "loss", "TCP: latency", "UDP: latency", "UDP / TCP", "codes not there", "task over TCP", "task over UDP",
+    "against TCP", "against one device", "trained with dropout", "against without",
 )  # fmt: skip
 
 
@@ -98,8 +100,8 @@ def _row(found: Sequence[Cell], variant: Variant, setting: tuple[bool, float]) -
     trained, (bursts, loss) = one(found, sister, setting, True), setting
     share = None if udp is None or udp.found["lost"] is None else udp.found["lost"]["share"]
     return (
-        f"{100 * loss:g} %{' in bursts' * bursts}", _latency(tcp), _latency(udp),
-        NONE if share is None else f"{100 * share:.2g} %", _worth(tcp), _worth(udp),
+        f"{100 * loss:g} %{' in bursts' * bursts}", _latency(tcp), _latency(udp), _slower(udp, tcp),
+        NONE if share is None else f"{100 * share:.2g} %", _worth(tcp), _worth(udp), _paired(against(udp, tcp)),
         _paired(None if udp is None else udp.found["here"]), _worth(trained), _paired(against(trained, udp)),
     )  # fmt: skip
 
@@ -118,6 +120,15 @@ def _latency(cell: Cell | None) -> str:
     median, requests = cell.found["latency_s"]["median"], cell.found["requests"]
     low, high = (duration(end) for end in cell.found["latency_s"]["ci95"])
     return f"{duration(median)} ({low} to {high}, n {requests})"
+
+
+def _slower(cell: Cell | None, other: Cell | None) -> str:
+    """How many times the latency of the other, over the requests that both have."""
+    found = None if cell is None or other is None else paired_ratio(cell.times_s, other.times_s)
+    if found is None or found["ratio"] is None:
+        return NONE
+    value, *ends = (NONE if one is None else f"{one:.2f}x" for one in (found["ratio"], *found["ci95"]))
+    return f"{value} ({' to '.join(ends)}, n {found['n']})"
 
 
 def _worth(cell: Cell | None) -> str:
@@ -143,10 +154,11 @@ ASTRA's codes over UDP, each datagram once, tokens masked out whose codes have n
 to wait for a layer, against the same codes over TCP, which sends again. 4 devices in a star of 20 Mbit/s and 5 ms per
 link; every frame from a host to the switch is lost with the probability of the row, independently or in bursts of
 {burst} on average; input and result travel over TCP and are lost alike. Task: by the outputs of these very requests on
-held-out inputs, top-1, or perplexity of the byte after the prompt; against one device: on the same requests, the
-difference, or the ratio of perplexities. Latency: median. Intervals of 95 %. Trained with dropout: fine-tuned with
-`message_dropout: {dropout}`, over UDP, and against the model without it on the same requests. `{command}` repeats all
-of it.
+held-out inputs, top-1, or perplexity of the byte after the prompt; over UDP against TCP and against one device: on the
+same requests, the difference, or the ratio of perplexities. Latency: median; UDP / TCP: geometric mean of the ratios of
+the same requests. Codes not there: of the tokens that could have been missed, lost or late. Intervals of 95 %. Trained
+with dropout: fine-tuned with `message_dropout: {dropout}`, over UDP, and against the model without it on the same
+requests. `{command}` repeats all of it.
 
 ![latency and task against loss]({plot})
 """

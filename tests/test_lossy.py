@@ -50,7 +50,8 @@ def cell(loss: float, udp: bool, value: float, variant: Variant = VARIANTS[0], b
         "lost": {"share": loss} if udp else None,
     }  # fmt: skip
     scores = {number: {"metric": "top1", "this": float(number < 16 * value), "single": 1.0} for number in range(16)}
-    return Cell(variant, loss, bursts, udp, found, True, scores)
+    times_s = {number: 0.1 * (1 + number) / (2 if udp else 1) for number in range(3, 9)}
+    return Cell(variant, loss, bursts, udp, found, True, scores, times_s)
 
 
 def test_a_row_for_each_loss_with_what_was_measured_there(tmp_path: Path) -> None:
@@ -61,9 +62,17 @@ def test_a_row_for_each_loss_with_what_was_measured_there(tmp_path: Path) -> Non
     rows = [line for line in text.splitlines() if line.startswith("| ") and "%" in line]
     assert [row.split(" | ")[0] for row in rows] == ["| 0 %", "| 5 %", "| 5 % in bursts"]
     assert rows[1].count("150 ms (90 ms to 300 ms, n 40)") == 2 and "| 5 % |" in rows[1]
-    for words in ("top-1 87.5% (77.5% to 97.5%, n 40)", "top-1 75.0% (", "-25.0% (", "top-1 81.2% (", "6.2% (0.0% to"):
+    for words in (
+        "top-1 87.5% (77.5% to 97.5%, n 40)",
+        "top-1 75.0% (",
+        "-25.0% (",
+        "| -12.5% (",
+        "| 0.50x (0.50x to 0.50x, n 6) |",
+        "top-1 81.2% (",
+        "6.2% (0.0% to",
+    ):
         assert words in rows[1]
-    assert rows[0].startswith("| 0 % | - | 100 ms") and "12.5%" not in text
+    assert rows[0].startswith("| 0 % | - | 100 ms (90 ms to 300 ms, n 40) | - |") and "top-1 12.5%" not in text
     assert "Left out: 1 of 6 cells" in text
     draw(cells, tmp_path / "plot.svg")
     assert "UDP, dropout, bursts" in (tmp_path / "plot.svg").read_text()
