@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from runtime.errors import RuntimeFault
-from testbed import differences, export, pairing, report, tables
+from testbed import differences, export, generated, pairing, report, tables
 from testbed.notes import Note, notes
 from testbed.pairing import Point, Side
 from testbed.statistics import geometric_mean
@@ -81,6 +81,8 @@ def _side_by_side(sides: Sequence[Side], console: Console, anyway: bool) -> None
     if len(points) > 1:
         _over_points(sides, points, found, console)
     _legend(sides, points, console)
+    if said := generated.legend([method for one in found.values() for method in one["methods"]]):
+        console.print(Text(said, "dim"))
     _announce(sides, found, console)
     _differences(runs, console)
 
@@ -120,12 +122,16 @@ def _methods(sides: Sequence[Side], point: Point, found: Mapping[Any, Summary]) 
     table.add_column("fidelity", no_wrap=True)
     here = [(side, found[side.letter, point]) for side in sides if point in side.points]
     by_label = [(side, {method["label"]: method for method in one["methods"]}) for side, one in here]
+    generates = any(method.get("generation") for _, methods in by_label for method in methods.values())
+    if generates:
+        table.add_column(generated.COLUMN, justify="right", no_wrap=True)
     for label in dict.fromkeys(label for _, methods in by_label for label in methods):
         shown = label
         for side, methods in by_label:
             if method := methods.get(label):
                 ratio = _against(sides[0], side, point, label) if several else method["speedup"]
-                table.add_row(shown, side.letter, *_cells(method, ratio))
+                more = [generated.times(method)] if generates else []
+                table.add_row(shown, side.letter, *_cells(method, ratio), *more)
                 shown = ""
     return table
 

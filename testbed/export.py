@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from runtime.errors import RuntimeFault
 from testbed import differences, disk, pairing, units
 from testbed.pairing import Part, Point, Side
+from testbed.tables import METRICS, metric
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -35,7 +36,7 @@ LANE: Mapping[str, tuple[str, Callable[[object], float]]] = {
 WHOLE = ("tokens", "seed", "hosts", "n", "speedup_n", "vs_a_n")
 TEXTS = (
     "run", "name", "folder", "started_utc", "commit", "model", "weights", "compute", "profile", "backend", "shaper",
-    "verdict", "label", "method", "options", "status",
+    "verdict", "label", "method", "options", "status", "here_metric",
 )  # fmt: skip
 
 
@@ -168,7 +169,20 @@ def _method(method: Mapping[str, Any]) -> dict[str, Any]:
     for key in ("payload_bytes", "wire_bytes", "messages"):
         known = method[key] if method[key] and None not in method[key] else []
         found |= {f"{key}_most": max(known, default=None), f"{key}_sum": sum(known) if known else None}
-    return {**found, **method["fidelity"]}
+    return {**found, **method["fidelity"], **_more(method)}
+
+
+def _more(method: Mapping[str, Any]) -> dict[str, Any]:
+    """Of new tokens both times and what was kept for them; what was not there in time; what the outputs are worth."""
+    spoken, lost, here = (method[key] or {} for key in ("generation", "lost", "here"))
+    found = {key: spoken.get(key) for key in ("kept_bytes", "token_agreement")}
+    for name in ("ttft", "token"):
+        time = spoken.get(f"{name}_s", {"median": None, "ci95": [None, None]})
+        keys = (f"{name}_s", f"{name}_low_s", f"{name}_high_s")
+        found |= dict(zip(keys, (time["median"], *time["ci95"]), strict=True))
+    worth = (here.get("value"), *here.get("ci95", [None, None]), here.get("single"))
+    found |= dict(zip(("here_value", "here_low", "here_high", "here_single"), worth, strict=True))
+    return {**found, "lost_share": lost.get("share"), "here_metric": here.get("metric")}
 
 
 def _against(sides: Sequence[Side], point: Point, parts: Sequence[Part], method: Mapping[str, Any]) -> dict[str, Any]:
@@ -199,6 +213,10 @@ def _paper(table: DataFrame) -> DataFrame:
         "vs A": _interval(table, "vs_a"),
         "sent (kB)": [_number(value, 1e-3) for value in table["payload_bytes_most"]],
         "on wire (kB)": [_number(value, 1e-3) for value in table["wire_bytes_most"]],
+        "TTFT (ms)": _interval(table, "ttft", "_s", 1e3),
+        "per token (ms)": _interval(table, "token", "_s", 1e3),
+        "not in time (%)": [_number(value, 100) for value in table["lost_share"]],
+        "task": [_task(*row) for row in zip(table["here_metric"], table["here_value"], strict=True)],
         "cosine": ["" if _missing(value) else f"{value:.4f}" for value in table["cosine"]],
         "network": [_network_words(row) for _, row in table.iterrows()],
     }
@@ -206,6 +224,10 @@ def _paper(table: DataFrame) -> DataFrame:
         del columns["vs A"]
     kept = {name: texts for name, texts in columns.items() if any(texts)}
     return pandas.DataFrame(kept)
+
+
+def _task(name: Any, value: Any) -> str:
+    return "" if _missing(value) else f"{METRICS[name]} {metric(name, value)}"
 
 
 def _network_words(row: Any) -> str:

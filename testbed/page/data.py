@@ -2,8 +2,9 @@
 
 requests, devices: see `testbed.page.measured`.
 methods: a row per setting and label: n, median_s, low_s, high_s, speedup, speedup_low, speedup_high, medians of the
-    bytes, the worst fidelity, sums of tokens lost and due, what the outputs are worth (here); None or NaN where it
-    cannot be said. A method that failed counts with no request.
+    bytes, the worst fidelity, sums of tokens lost and due, what the outputs are worth (here), and of new_tokens (how
+    many) medians and intervals of ttft_s and token_s; None or NaN where it cannot be said. A method that failed counts
+    with no request.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from testbed.sweep import folder
 METHODS = [
     "setting", "method", "label", "status", "error", "equals_single", "n", "median_s", "low_s", "high_s",
     "p95_s", "speedup", "speedup_low", "speedup_high", "matches_formula", *BYTES, *FIDELITY, *LOST, "here",
+    "new_tokens", *(f"{key}{end}_s" for key in ("ttft", "token") for end in ("", "_low", "_high")),
 ]  # fmt: skip
 Row = dict[str, Any]
 SHOWN = 3  # letters of runs that a setting names
@@ -237,7 +239,18 @@ def _method(entries: Sequence[Mapping[str, Any]], rows: pd.DataFrame, single: Ma
         **{key: _all_of(rows[key], how) for key, how in FIDELITY.items()},
         **{key: _all_of(rows[key], "sum") for key in LOST},
         "here": here([{"score": row if row["metric"] else None} for row in records(rows[list(SCORE)])]),
+        **_spoken(rows),
     }
+
+
+def _spoken(rows: pd.DataFrame) -> dict[str, float | None]:
+    """Of requests that generate tokens: how many, and medians of both times with their intervals."""
+    found = {"new_tokens": _all_of(rows["new_tokens"], "max")}
+    for key in ("ttft", "token"):
+        times = spread(pd.to_numeric(rows[f"{key}_s"]).dropna().tolist())
+        found |= {f"{key}_s": times["median"]}
+        found |= dict(zip((f"{key}_low_s", f"{key}_high_s"), times["ci95"], strict=True))
+    return found
 
 
 def _latencies(rows: pd.DataFrame) -> dict[tuple[str, int], float]:

@@ -47,9 +47,14 @@ def _paired(row: Row) -> str:
     return f"{value}{' times' * times} ({low} to {high})"
 
 
+def _tokens(row: Row) -> str:
+    return NONE if row["token_agreement"] is None else f"{row['token_agreement']:.0%}"
+
+
 MORE: dict[str, tuple[str, Callable[[Row], str]]] = {
     "here": ("by these outputs", _here),
     "paired": ("against single", _paired),
+    "tokens": ("new tokens equal", _tokens),
     "lost": ("tokens not there in time", _lost),
 }
 """Columns that are there only where a method has something to say: title, and what a row says."""

@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 
+from testbed.generated import explained
 from testbed.page.data import Row, Setting, Study, of, records
 from testbed.page.head import marked, none_to_show
 from testbed.page.markup import Piece, Plot, joined, panels, table
@@ -39,6 +40,8 @@ def latency(study: Study, setting: Setting, looks: Mapping[str, Look]) -> Piece:
 def _caption(shown: list[Row], requests: pd.DataFrame, fast: bool) -> str:
     told = "End to end, on the clock of the source device. A small point is a request, the large mark the median, "
     told += "the bar its bootstrap 95 % interval."
+    if said := explained(sorted({int(row["new_tokens"]) for row in shown if row["new_tokens"]})):
+        told += f" {said[0].upper()}{said[1:]}."
     if fast:
         told += (
             " Speedup is the geometric mean of single / method over the same requests, the bar its paired bootstrap"
@@ -143,5 +146,16 @@ def _table(rows: list[Row], setting: Setting) -> str:
         )
         for row in rows
     ]  # fmt: skip
-    heads = ("method", "status", "n", "median", "95 %", "p95", "vs single", "95 %")
+    heads = ["method", "status", "n", "median", "95 %", "p95", "vs single", "95 %"]
+    if any(row["ttft_s"] is not None for row in rows):
+        heads += ["TTFT", "95 %", "per token", "95 %"]
+        cells = [(*own, *_spoken(row)) for own, row in zip(cells, rows, strict=True)]
     return table(heads, cells, marked(f"Latency and speedup, {setting.title}.", setting.replayed))
+
+
+def _spoken(row: Row) -> tuple[str, ...]:
+    """Time to the first new token and per further one, each with its interval."""
+    return (
+        duration(row["ttft_s"]), span(row, "ttft_low_s", "ttft_high_s", duration),
+        duration(row["token_s"]), span(row, "token_low_s", "token_high_s", duration),
+    )  # fmt: skip

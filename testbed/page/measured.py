@@ -2,8 +2,8 @@
 
 requests: a row per measured request that all devices reported: setting, run, method, label, request, latency_s,
     payload_bytes, formula_bytes, wire_bytes (sums over devices; NaN: no formula, no interface), what was found of its
-    fidelity, lost_tokens of due_tokens (sums over devices; NaN: nothing could be lost), and its score, see
-    `testbed.here`: metric, this, single.
+    fidelity, lost_tokens of due_tokens (sums over devices; NaN: nothing could be lost), its score, see `testbed.here`:
+    metric, this, single, and where tokens were generated new_tokens (how many), ttft_s, token_s.
 devices: a row per such request and device: setting, run, label, request, rank, host, the seconds of `PARTS` and rest.
 """
 
@@ -27,8 +27,22 @@ PARTS = {
 BYTES = ("payload_bytes", "formula_bytes", "wire_bytes", "ends_bytes")
 SCORE = ("metric", "this", "single")
 LOST = ("lost_tokens", "due_tokens")
-FIDELITY = {"max_abs_error": "max", "cosine": "min", "top1_agreement": "mean", "kl": "max"}
-REQUESTS = ["setting", "run", "method", "label", "request", "latency_s", *BYTES, *FIDELITY, *LOST, *SCORE]
+FIDELITY = {"max_abs_error": "max", "cosine": "min", "top1_agreement": "mean", "kl": "max", "token_agreement": "mean"}
+SPOKEN = ("ttft_s", "token_s")
+REQUESTS = [
+    "setting",
+    "run",
+    "method",
+    "label",
+    "request",
+    "latency_s",
+    *BYTES,
+    *FIDELITY,
+    *LOST,
+    *SCORE,
+    "new_tokens",
+    *SPOKEN,
+]
 DEVICES = ["setting", "run", "label", "request", "rank", "host", *PARTS, "rest_s"]
 
 
@@ -62,6 +76,8 @@ def _request(rows: Sequence[Mapping[str, Any]], home: Mapping[str, Any], formula
         **{key: None if found.get(key) is None else float(found[key]) for key in FIDELITY},
         **{key: None if home["dropped"] is None else sum(row[key] for row in rows) for key in LOST},
         **{key: (home.get("score") or {}).get(key) for key in SCORE},
+        "new_tokens": None if home["generated"] is None else len(home["generated"]),
+        **{key: home[key] for key in SPOKEN},
     }
 
 
