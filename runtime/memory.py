@@ -90,6 +90,9 @@ class Remembering(Context):
     def __init__(self, context: Context, memory: Memory) -> None:
         self._context, self._memory = context, memory
 
+    def tell_residual(self, layer: Layer, x: Tensor) -> None:
+        self._context.tell_residual(layer, x)
+
     def tell_input(self, layer: Layer, h: Tensor) -> None:
         self._context.tell_input(layer, h)
 

@@ -20,6 +20,7 @@ from runtime.errors import Unfit
 from runtime.fidelity import agreement
 from runtime.layer import alone
 from runtime.memory import Memory, Remembering
+from runtime.methods.activations import Activations
 from runtime.methods.astra import AstraOptions
 from runtime.model import load
 from runtime.plan import Generation, Plan, Span
@@ -54,6 +55,7 @@ CODES: list[dict[str, Any]] = [
     {"groups": 1, "codewords": 16, "code": "residual"},
 ]
 FLOAT_BYTES = 4
+ALL = ("residual", "input", "k", "v")  # in the order in which a layer knows them
 
 
 OUTPUTS = {"gpt2": ("c_proj", 3.0), "llama": ("o_proj", 1.0)}
@@ -122,6 +124,15 @@ def test_logits_of_new_tokens_are_those_of_a_longer_prompt(folder: Path) -> None
         torch.testing.assert_close(logits, model(ids), atol=1e-5, rtol=1e-5)
         ids = torch.cat([ids, torch.tensor([token])])
     assert len(ids) == TOKENS + NEW
+
+
+def test_what_a_context_of_the_prompt_is_told_it_is_told_too_where_all_is_remembered(folder: Path) -> None:
+    model = load(folder)
+    x = model.embed(random_input(model.shape, TOKENS), 0, TOKENS)
+    plain, remembered = Activations(ALL, 0), Activations(ALL, 0)
+    for context in (plain, Remembering(remembered, Memory(0, TOKENS))):
+        model.layers[0](x, 0, context)
+    assert list(plain.rows) == list(remembered.rows) == [f"layers.0.{name}" for name in ALL]
 
 
 @pytest.mark.parametrize(("method", "options"), [("prism", {"segments": 2}), ("topk", {"keep": 5})], ids=str)
