@@ -52,8 +52,10 @@ def write(topology: Topology) -> str:
 
 
 def _generate_entry(how: Generation) -> dict[str, Any]:
+    if how.temperature is None:
+        return {"tokens": how.tokens, "sampling": "greedy"}
     drawn = {"temperature": how.temperature, **({} if how.top_k is None else {"top_k": how.top_k})}
-    return {"tokens": how.tokens, "sampling": "greedy" if how.temperature is None else drawn, "seed": how.seed}
+    return {"tokens": how.tokens, "sampling": drawn, "seed": how.seed}
 
 
 def _switch_entry(switch: Switch) -> dict[str, str]:

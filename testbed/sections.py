@@ -179,12 +179,20 @@ def _sampling(value: Any) -> SamplingDoor | None:
     return through(SamplingDoor, value)
 
 
+def _drawn_from(seed: int | None, info: ValidationInfo) -> int | None:
+    if seed is not None and "sampling" in info.data and info.data["sampling"] is None:
+        raise ValueError("greedy sampling draws nothing: leave it out, or give sampling: {temperature: 0.8}")
+    return seed
+
+
 class GenerateDoor(Door):
-    """run.generate."""
+    """run.generate. seed: only where something is drawn."""
 
     tokens: int = Field(ge=1, le=10**6, description="how many follow the prompt, e.g. 32")
     sampling: Annotated[SamplingDoor | None, PlainValidator(_sampling)] = None
-    seed: int | None = Field(default=None, ge=0, lt=2**63, description="default: run.seed")
+    seed: Annotated[int | None, AfterValidator(_drawn_from)] = Field(
+        default=None, ge=0, lt=2**63, description="default: run.seed"
+    )
 
 
 def _generate(value: Any) -> GenerateDoor | None:
@@ -216,8 +224,11 @@ class RunDoor(Door):
         """What follows the prompt."""
         if (found := self.generate) is None:
             return None
-        drawn = {} if found.sampling is None else found.sampling.model_dump()
-        return Generation(found.tokens, **drawn, seed=self.seed if found.seed is None else found.seed)
+        if found.sampling is None:
+            return Generation(found.tokens)
+        return Generation(
+            found.tokens, **found.sampling.model_dump(), seed=self.seed if found.seed is None else found.seed
+        )
 
 
 class HeadDoor(Door):

@@ -360,6 +360,7 @@ def told(**values: Any) -> str:
         ({"generate": "{tokens: 9, sampling: nucleus}"}, "t.yaml:7 run.generate.sampling", "choose greedy, or {"),
         ({"generate": "{tokens: 9, sampling: {temperature: 0}}"}, "sampling.temperature", "must be above 0"),
         ({"generate": "{tokens: 9, sampling: {top_k: 300}}"}, "run.generate = 300", "only 256 tokens to draw from"),
+        ({"generate": "{tokens: 9, seed: 1}"}, "t.yaml:7 run.generate.seed = 1", "greedy sampling draws nothing"),
         ({"generate": "{tokens: 9, sample: greedy}"}, "run.generate.sample", "allowed: tokens, sampling, seed"),
         (
             {"methods": "[single, pipeline]"}, "t.yaml:9 run.methods[1]",
@@ -380,9 +381,9 @@ def test_what_cannot_be_generated_is_refused_in_a_line(
 @pytest.mark.parametrize(
     ("text", "how"),
     [
-        ("57", Generation(57, seed=7)),
-        ("{tokens: 3}", Generation(3, seed=7)),
-        ("{tokens: 3, sampling: greedy, seed: 1}", Generation(3, seed=1)),
+        ("57", Generation(57)),
+        ("{tokens: 3}", Generation(3)),
+        ("{tokens: 3, sampling: greedy}", Generation(3)),
         ("{tokens: 3, sampling: {top_k: 5}}", Generation(3, 1.0, 5, 7)),
         ("{tokens: 3, sampling: {temperature: 0.8}, seed: 0}", Generation(3, 0.8, None, 0)),
         ("null", None),
