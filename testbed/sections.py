@@ -17,6 +17,7 @@ from testbed.yamlfile import Document
 
 MIN_QUEUE_BYTES = 10 * FRAME_BYTES  # what TCP sends before it hears anything
 MAX_QUEUE_BYTES = 2**32 - 1  # the kernel counts a queue in 32 bits
+COLDEST = 0.01  # temperature: nothing but the likeliest is drawn; far below, logits divided by it are no numbers
 QUEUE_ALLOWED = f"must hold the frames that TCP starts with, {units.show_size(MIN_QUEUE_BYTES)}, and be below 4 GiB"
 
 
@@ -167,7 +168,7 @@ def _compute(value: Any, info: ValidationInfo) -> str | None:
 class SamplingDoor(Door):
     """run.generate.sampling where it is not greedy."""
 
-    temperature: float = Field(default=1.0, gt=0, le=100, description="e.g. 0.8")
+    temperature: float = Field(default=1.0, ge=COLDEST, le=100, description="e.g. 0.8; the coldest is sampling: greedy")
     top_k: int | None = Field(default=None, ge=1, description="draw from so many of the likeliest, e.g. 40")
 
 
