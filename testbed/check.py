@@ -23,6 +23,7 @@ from testbed.draw import draw
 from testbed.envelope import SHAPERS, Unfit
 from testbed.schema import Draft
 from testbed.topology import Lane, RunSpec, Switch, Topology, TopologyError
+from testbed.yamlfile import Place
 
 DIAGRAMS = {".svg": "svg", ".mmd": "mermaid"}  # functions of testbed.diagram
 
@@ -182,25 +183,37 @@ def _examine_methods(draft: Draft, shape: Shape) -> None:
 
 
 def _examine_generation(draft: Draft, shape: Shape) -> None:
-    how = None if draft.topology is None else draft.topology.run.generate
-    if draft.topology is None or how is None:
+    document, place = draft.document, ("run", "generate")
+    given = document.at(place, None)
+    if given is None:
         return
-    place, run = ("run", "generate"), draft.topology.run
-    needed = run.tokens + how.tokens - 1  # nothing looks back at the last one
     if shape.result != "tokens":
-        draft.document.problem(place, f"{run.model} does not tell which token comes next: only gpt2 and llama do")
-    elif shape.max_tokens is not None and needed > shape.max_tokens >= run.tokens:
-        words = f"after {run.tokens} tokens at most {shape.max_tokens - run.tokens + 1} can follow"
-        draft.document.problem(place, f"{run.model} has positions for {shape.max_tokens}: {words}", how.tokens)
-    elif (how.top_k or 0) > shape.vocabulary:
-        draft.document.problem(place, f"{run.model} has only {shape.vocabulary} tokens to draw from", how.top_k)
-    if run.compute is not None:
-        draft.document.problem(place, "where computing is replayed there is nothing to draw tokens from")
+        document.problem(place, f"{_said(draft, 'model')} does not tell which token comes next: only gpt2 and llama do")
+    elif not document.unsound(*place):
+        _examine_continuation(draft, shape, given)
+    if _said(draft, "compute", "real") not in (None, "real"):
+        document.problem(place, "where computing is replayed there is nothing to draw tokens from")
     able = [name for name in methods.METHODS if methods.load(name).generates]
     for index, spec in draft.methods.items():
         if spec.method not in able:
             why = f"after a prompt none of its devices can go on alone; these generate: {', '.join(able)}"
-            draft.document.problem(("run", "methods", index), why, spec.label)
+            document.problem(("run", "methods", index), why, spec.label)
+
+
+def _examine_continuation(draft: Draft, shape: Shape, given: Any) -> None:
+    """How many tokens follow and what they are drawn from; given: run.generate as it was written, and sound."""
+    document, place = draft.document, ("run", "generate")
+    model, prompt, most = _said(draft, "model"), _said(draft, "tokens"), shape.max_tokens or 0
+    where: Place = (*place, "tokens") if isinstance(given, dict) else place
+    tokens = document.at(where, None)
+    # Nothing looks back at the last one. A prompt that is too long by itself is complained of already.
+    if prompt is not None and prompt <= most < prompt + tokens - 1:
+        words = f"after {prompt} tokens at most {most - prompt + 1} can follow"
+        document.problem(where, f"{model} has positions for {most}: {words}", tokens)
+    top_k = document.at((*place, "sampling", "top_k"), None)
+    if (top_k or 0) > shape.vocabulary:
+        words = f"{model} has only {shape.vocabulary} tokens to draw from"
+        document.problem((*place, "sampling", "top_k"), words, top_k)
 
 
 def _examine_codebooks(draft: Draft, model: str, weights: str) -> None:

@@ -361,7 +361,9 @@ def told(**values: Any) -> str:
         ({"generate": "{tokens: 9, sampling: {temperature: 0}}"}, "generate.sampling.temperature = 0", "at least 0.01"),
         ({"generate": "{tokens: 9, sampling: {temperature: 1.0e-40}}"}, "t.yaml:7 run.generate.sampling.temperature",
          "must be at least 0.01 (e.g. 0.8; the coldest is sampling: greedy)"),
-        ({"generate": "{tokens: 9, sampling: {top_k: 300}}"}, "run.generate = 300", "only 256 tokens to draw from"),
+        ({"generate": "{tokens: 9, sampling: {top_k: 300}}"}, "run.generate.sampling.top_k = 300",
+         "gpt2-bytes has only 256 tokens to draw from"),
+        ({"generate": "{tokens: 58}"}, "t.yaml:7 run.generate.tokens = 58", "after 200 tokens at most 57 can follow"),
         ({"generate": "{tokens: 9, seed: 1}"}, "t.yaml:7 run.generate.seed = 1", "greedy sampling draws nothing"),
         ({"generate": "{tokens: 9, sample: greedy}"}, "run.generate.sample", "allowed: tokens, sampling, seed"),
         (
@@ -378,6 +380,23 @@ def test_what_cannot_be_generated_is_refused_in_a_line(
     file.write_text(told(**values))
     (line,) = check.problems(file)
     assert where in line and said in line
+
+
+def test_all_that_is_wrong_with_generating_comes_in_one_pass(tmp_path: Path) -> None:
+    """Beside what makes the file no topology; what is wrong within `generate` hides only what follows from it."""
+    wrong, file = "{tokens: 99, sampling: {top_k: 9000}, sead: 1}", tmp_path / "t.yaml"
+    file.write_text(told(generate=wrong, methods="[single, tensor, sinle]").replace("seed: 7", "seed: -7"))
+    found = [line.removeprefix(f"{file}:").partition(":")[0] for line in check.problems(file)]
+    assert found == [
+        "7 run.generate.sead",
+        "7 run.generate.tokens = 99",
+        "7 run.generate.sampling.top_k = 9000",
+        "8 run.seed = -7",
+        '9 run.methods[2] = "sinle"',
+        '9 run.methods[1] = "tensor"',
+    ]
+    file.write_text(told(generate="{tokens: 0, sampling: {top_k: 9000}}", methods="[pipeline]"))
+    assert len(check.problems(file)) == 2
 
 
 @pytest.mark.parametrize(
