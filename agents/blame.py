@@ -30,7 +30,8 @@ def blame(plan: Plan, request: int, rows: Mapping[int, Row], dead: Collection[in
         why = next((row["error"] for row in reports if row["lost_rank"] in blamed), "no answer")
     layers = [row["lost_layer"] for row in reports if row.get("lost_rank") in blamed and row["lost_layer"] is not None]
     span = plan.shares[blamed[0]].layers
-    where = f"at layer {min(layers)}" if layers else f"in its layers {span.start} to {span.stop - 1}"
+    spoken = "" if plan.generation is None else " or while tokens were generated"  # for which nobody waits in a layer
+    where = f"at layer {min(layers)}" if layers else f"in its layers {span.start} to {span.stop - 1}{spoken}"
     names, verb = [hosts[rank] for rank in blamed], "failed" if own and not dead else "lost"
     return names, f"{', '.join(names)} {verb} in {plan.method} {where}, request {request}: {why}"
 

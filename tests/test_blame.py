@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from agents.blame import blame, differing
-from runtime.plan import Plan, Share, Span
+from runtime.plan import Generation, Plan, Share, Span
 from testbed.truth import untrue
 
 
@@ -45,6 +46,18 @@ def test_a_source_that_dies_alone_is_placed_by_its_layers() -> None:
     hosts, text = blame(plan("single"), 0, {}, {0})
     assert hosts == ["h1"]
     assert "single in its layers 0 to 11" in text
+
+
+def test_who_dies_where_tokens_are_generated_may_have_been_past_its_layers() -> None:
+    """The source waits for new tokens, and in no layer."""
+    generating = replace(plan("sequence"), generation=Generation(9))
+    rows = {rank: missed(rank, 3, None) for rank in range(3)}
+    _, text = blame(generating, 2, rows, {3})
+    assert (
+        text == "h4 lost in sequence in its layers 0 to 11 or while tokens were generated, request 2: its process ended"
+    )
+    _, text = blame(generating, 2, rows | {1: missed(1, 3, 5)}, {3})
+    assert text == "h4 lost in sequence at layer 5, request 2: its process ended"
 
 
 def test_hosts_with_other_codebooks_are_found() -> None:
