@@ -202,6 +202,17 @@ def test_words_that_nobody_waited_for_do_not_come_between_frames(mesh: list[UdpM
     assert mesh[0].traffic.messages == 8  # a word is none
 
 
+def test_words_that_nobody_waited_for_do_not_pile_up() -> None:
+    """In thousands of requests they would fill the receiver's buffer, and the sender would take it for lost."""
+    mesh = udp_mesh(2, patience_s=0.5)
+    for number in range(6000):
+        mesh[0].begin(number, [1], [])
+        mesh[1].begin(number, [], [0])
+    mesh[0].flush()
+    for each in mesh:
+        each.close()
+
+
 def test_who_never_begins_is_lost() -> None:
     mesh = udp_mesh(2, patience_s=0.3)
     mesh[0].begin(0, [1], [1])

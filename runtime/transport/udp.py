@@ -98,6 +98,7 @@ class UdpMesh(TcpMesh):
         """See `Lossy.begin`."""
         for rank in tell:
             self.send(rank, Kind.SCATTER, request, NO_LAYER, torch.empty(0))
+        self._catch_up()
         self._unheard = set(hear)
         for rank in self._unheard:
             self._words[rank].append(request)
@@ -113,6 +114,19 @@ class UdpMesh(TcpMesh):
         super().receive(peer, Kind.SCATTER, self._words[peer].popleft(), NO_LAYER)
         if not self._words[peer]:
             self._unheard.discard(peer)
+
+    def _catch_up(self) -> None:
+        """Read what has come of the words of earlier requests: nobody had to wait for them, and they would pile up."""
+        with self._collecting:
+            for peer, words in self._words.items():
+                while words and not self._closed.is_set() and self._has_sent(peer):
+                    self._hear(peer)
+
+    def _has_sent(self, peer: int) -> bool:
+        """Whether something is there to be read from a peer whose connection has not ended."""
+        poll = select.poll()
+        poll.register(self._connection(peer, NO_LAYER).fileno(), select.POLLIN | select.POLLRDHUP)
+        return [event for _, event in poll.poll(0)] == [select.POLLIN]
 
     def cast(self, ranks: Iterable[int], request: int, layer: int, frame: torch.Tensor, cut: Cut) -> None:
         """See `Lossy.cast`. What the system does not take is lost like any other; counted as sent, and as unsent."""
