@@ -38,7 +38,7 @@ class Material:
     where tokens are generated `tokens.<i>` and `leads.<i>`, see `runtime.decoding.continued`; extras: by method label.
 
     Where computing is replayed there is a profile, and neither folder, references nor extras.
-    reference_s: seconds of one request on this machine, unlimited, or of the longest one by the profile;
+    reference_s: seconds of one request's prompt on this machine, unlimited, or of the longest one by the profile;
     samples_seen: some requests were among the samples; prepared: the folder of `testbed prepare` that the model is of.
     """
 
@@ -100,9 +100,7 @@ def gather(run: RunSpec, collected: Collected, requests: Path, say: Callable[[st
     held_out = found is not None and run.inputs == inputs.SAMPLE
     said = found.says() if found is not None and held_out else inputs.says(run, shape, folder)
     say(f"model {run.model}, {run.weights} weights; {said}")
-    began = time.monotonic()
-    _write_requests(folder, collected, requests, run.generate)
-    reference_s = (time.monotonic() - began) / len(raw)
+    reference_s = _write_requests(folder, collected, requests, run.generate)
     wanted = [(spec, collected.wanted[spec.label]) for spec in run.methods if collected.wanted[spec.label]]
     try:
         extras = {spec.label: _extra(spec, folder, samples[:count], say) for spec, count in wanted}
@@ -124,20 +122,26 @@ def _replayed(run: RunSpec, collected: Collected, requests: Path, say: Callable[
     return Material(None, collected.shape, profile, requests, len(raw), {}, longest_s, False)
 
 
-def _write_requests(folder: Path, collected: Collected, out: Path, how: Generation | None) -> None:
-    """Inputs, what would be right, where known, and what one device computes and generates: the truth of every run."""
+def _write_requests(folder: Path, collected: Collected, out: Path, how: Generation | None) -> float:
+    """Inputs, what would be right, where known, and what one device computes and generates: the truth of every run.
+
+    Returns seconds of one input, loading the model included and what follows a prompt left out.
+    """
     raw = collected.raw
     tensors = {f"input.{i}": one for i, one in enumerate(raw)}
     tensors |= {f"target.{i}": one for i, one in enumerate(collected.targets)}
     try:
         with torch.inference_mode():
+            began = time.monotonic()
             model = load(folder)
             tensors |= {f"reference.{i}": model(one).clone() for i, one in enumerate(raw)}
+            reference_s = (time.monotonic() - began) / len(raw)
             for i, (tokens, leads) in enumerate(continued(model, one, how) for one in raw if how is not None):
                 tensors |= {f"tokens.{i}": torch.tensor(tokens), f"leads.{i}": torch.tensor(leads)}
     except RuntimeError as error:  # what torch raises when memory is out
         raise BadModel(f"one device alone cannot compute the reference: {str(error).splitlines()[0]}") from error
     save_file(tensors, out)
+    return reference_s
 
 
 def _sample_tokens(spec: MethodSpec) -> int:

@@ -7,6 +7,7 @@ import re
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -30,14 +31,14 @@ from runtime.sampling import Sampler
 from runtime.shape import Shape
 from runtime.training.measure import coded, streams_of
 from runtime.transport.gather import Cut
-from testbed import check
+from testbed import check, material
 from testbed.generated import legend
 from testbed.predict.command import How as Prediction
 from testbed.predict.command import main as predict
 from testbed.predict.work import PredictError
 from testbed.profile import How as Timing
 from testbed.profile import profile
-from testbed.topology import dump
+from testbed.topology import RunSpec, dump
 from testbed.truth import untold
 from tests.devices import codebooks, planned, random_input, request
 from tests.files import loaded
@@ -416,6 +417,24 @@ def test_a_file_says_how_to_generate_and_a_saved_one_says_the_same(
     found = loaded(tmp_path, told(generate=text))
     assert found.run.generate == how
     assert loaded(tmp_path, dump(found)) == found
+
+
+def test_patience_takes_the_time_of_a_prompt_without_that_of_what_follows(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It takes it for each new token: with theirs in it, one that hangs would be found far too late."""
+    clock, raw = [0.0], [random_input(load(folder).shape, TOKENS)]
+
+    def slowly(*given: Any) -> tuple[list[int], list[float]]:
+        clock[0] += 100
+        return continued(*given)
+
+    monkeypatch.setattr(material, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+    monkeypatch.setattr(material, "continued", slowly)
+    collected = material.Collected(folder, load(folder).shape, None, raw, [], {"single": 0})
+    asked = RunSpec("h1", str(folder), tokens=TOKENS, generate=GREEDY)
+    ready = material.gather(asked, collected, tmp_path / "requests", str)
+    assert clock[0] == 100 and ready.reference_s == 0
 
 
 def test_what_follows_a_prompt_is_neither_predicted_nor_profiled(tmp_path: Path) -> None:
