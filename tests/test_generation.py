@@ -433,7 +433,7 @@ def test_patience_takes_the_time_of_a_prompt_without_that_of_what_follows(
     monkeypatch.setattr(material, "continued", slowly)
     collected = material.Collected(folder, load(folder).shape, None, raw, [], {"single": 0})
     asked = RunSpec("h1", str(folder), tokens=TOKENS, generate=GREEDY)
-    ready = material.gather(asked, collected, tmp_path / "requests", str)
+    ready = material.gather(asked, collected, tmp_path / "requests", print)
     assert clock[0] == 100 and ready.reference_s == 0
 
 
