@@ -246,6 +246,7 @@ def _entry(spec: MethodSpec) -> dict[str, Any]:
         "method": spec.method,
         "label": spec.label,
         "options": dict(spec.options),
+        "timed": {},  # options that followed from the links
         "status": "skipped",
         "error": None,
         "equals_single": methods.equals_single(spec.method, spec.options),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,13 +16,14 @@ from runtime.actor import Assignment
 from runtime.decoding import token_bytes
 from runtime.memory import full_bytes
 from runtime.plan import Plan
+from runtime.shape import Shape
 from testbed import store
 from testbed.changes import Change, Clock
 from testbed.events import show
 from testbed.fleet import Fleet
 from testbed.hosts import HostHandle
 from testbed.material import Material
-from testbed.patience import patience_s
+from testbed.patience import on_the_way_s, patience_s
 from testbed.progress import Progress
 from testbed.store import RunFolder
 from testbed.topology import MethodSpec, Topology
@@ -71,8 +73,9 @@ class Turn:
         from agents.drive import DeviceLost, drive  # loads Ray, which control has set up by now
 
         run, progress = self.experiment.topology.run, self.experiment.progress
-        plan = self._plan()
+        plan = planned(self.experiment.topology, self.ready.shape, self.spec)
         self.entry |= {"status": "failed", "error": "the run was ended in the middle of it"}
+        self.entry["timed"] = {key: one for key, one in plan.options.items() if key not in self.spec.options}
         self.entry["payload_formula"] = self._formula(plan)
         self.entry["generation"] = self._generation(plan)
         self.experiment.save_entries()
@@ -138,10 +141,7 @@ class Turn:
             self.experiment.add(store.WATCH, rows)
 
     def _formula(self, plan: Plan) -> list[int]:
-        """Bytes that each rank must send by the method's formula."""
-        kind = methods.load(self.spec.method)
-        options = kind.Options(**self.spec.options)
-        return [kind.payload_bytes(self.ready.shape, options, plan, rank) for rank in range(plan.world)]
+        return formula(plan, self.ready.shape)
 
     def _generation(self, plan: Plan) -> dict[str, Any] | None:
         """What is promised of the new tokens: how many, bytes of their ids by rank, and of what is kept of all tokens
@@ -158,12 +158,6 @@ class Turn:
             "kept_bytes": full + kind.kept_bytes(shape, kind.Options(**self.spec.options), plan),
             "full_bytes": alone,
         }
-
-    def _plan(self) -> Plan:
-        run, names = self.experiment.topology.run, [host.name for host in self.experiment.topology.hosts]
-        devices = (run.source, *(name for name in names if name != run.source))
-        plan = place(self.spec.method, self.spec.options, self.ready.shape, run.tokens, Cluster(devices))
-        return replace(plan, input_at=run.input_at, generation=run.generate)
 
     def _hosts(self, plan: Plan) -> list[HostHandle]:
         return [self.fleet.hosts[share.host] for share in plan.shares]
@@ -220,6 +214,24 @@ class Turn:
                 self.experiment.progress.request(source["latency_s"], measured, warmup)
 
         return save
+
+
+def planned(topology: Topology, shape: Shape, spec: MethodSpec) -> Plan:
+    """What a method's devices do, with what follows from the links where the file leaves it open. Raises Unfit."""
+    run, names = topology.run, [host.name for host in topology.hosts]
+    devices = (run.source, *(name for name in names if name != run.source))
+    plan = place(spec.method, spec.options, shape, run.tokens, Cluster(devices))
+    kind = methods.load(spec.method)
+    arrived_s = on_the_way_s(topology, math.ceil(sum(formula(plan, shape)) / shape.layers))
+    options = {**plan.options, **kind.timed(kind.Options(**plan.options), arrived_s)}
+    return replace(plan, options=options, input_at=run.input_at, generation=run.generate)
+
+
+def formula(plan: Plan, shape: Shape) -> list[int]:
+    """Bytes that each rank must send by the method's formula."""
+    kind = methods.load(plan.method)
+    options = kind.Options(**plan.options)
+    return [kind.payload_bytes(shape, options, plan, rank) for rank in range(plan.world)]
 
 
 @contextmanager

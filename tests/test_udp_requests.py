@@ -32,6 +32,7 @@ from runtime.record import Record
 from runtime.shape import Shape
 from runtime.transport.gather import Cut, Label
 from runtime.transport.udp import UdpMesh
+from testbed import turn
 from testbed.rehearse import rehearsed
 from tests.devices import codebooks, planned, random_input, request, shaken
 from tests.files import loaded, problems
@@ -250,6 +251,35 @@ def test_a_file_says_transport_and_deadline(tmp_path: Path) -> None:
     assert [one.transport for one in found] == ["tcp", "udp", "udp"]
     assert [one.deadline_s for one in found] == [0.1, 0.1, 0.0025]
     assert specs[2].label == "astra transport=udp deadline=2.5 ms"
+
+
+STAR = (
+    "name: t\nbackend: mininet\nhosts: {h1: {}, h2: {}, h3: {}}\nswitches: [s1]\ndefaults: {link: %s}\n"
+    "links: [h1 - s1, h2 - s1, h3 - s1]\nrun:\n  model: vit-tiny\n  tokens: 60\n  methods: [%s]\n"
+)
+
+
+@pytest.mark.parametrize(
+    ("link", "options", "due_ms"),
+    [
+        # 20 tokens of 32 x 10 bits in one datagram: six times 800 bytes and 86 of headers, 42.528 kbit
+        ("{rate: 1 Mbit/s}", "groups: 32", 100 + 42.528),
+        ("{rate: 64 kbit/s, delay: 10 ms}", "groups: 32", 100 + 664.5 + 2 * 2 * 10),
+        ("{rate: 1 Mbit/s, up: {rate: 500 kbit/s}}", "groups: 32", 100 + 2 * 42.528),
+        ("{rate: 64 kbit/s}", "groups: 32, deadline: 7 ms", 7),
+        (None, "groups: 32", 100),
+    ],
+)
+def test_a_deadline_that_is_left_open_is_as_long_as_codes_can_be_on_their_way(
+    tmp_path: Path, link: str | None, options: str, due_ms: float
+) -> None:
+    method = f"{{astra: {{{options}, transport: udp}}}}"
+    topology = loaded(tmp_path, HEAD % method if link is None else STAR % (link, method))
+    (spec,) = topology.run.methods
+    plan = turn.planned(topology, Shape("vit", 4, 128, 4, 4, 32, 512), spec)
+    found_ms = 1e3 * AstraOptions(**plan.options).deadline_s
+    assert due_ms <= round(found_ms, 6) < 1.06 * due_ms + 1
+    assert ("deadline" in spec.label) == ("deadline" in options)
 
 
 def test_codes_that_fit_no_datagram_are_refused() -> None:

@@ -14,9 +14,11 @@ the softmax there, and counted. See `runtime.methods.carry`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -73,7 +75,7 @@ class AstraOptions(SplitOptions):
 
     @property
     def deadline_s(self) -> float:
-        """How long the codes of a layer are waited for over UDP; what fits the links may be known better one day."""
+        """How long the codes of a layer are waited for over UDP; whoever knows the links leaves none open (`timed`)."""
         return carry.DEADLINE_S if self.deadline is None else carry.seconds(self.deadline)
 
 
@@ -139,6 +141,13 @@ class Astra(Method):
         receivers = plan.world - 1 - rank if shape.causal else plan.world - 1
         once = packed_bytes(len(plan.shares[rank].tokens), options.groups, code_bits(options.codewords))
         return receivers * shape.layers * len(streams(shape, options)) * once
+
+    @classmethod
+    def timed(cls, options: AstraOptions, on_the_way_s: float) -> dict[str, Any]:
+        """The deadline of codes over UDP: how far devices may be apart, and as long as codes are on their way."""
+        if options.transport != "udp" or options.deadline is not None:
+            return {}
+        return {"deadline": f"{math.ceil(1e3 * (carry.DEADLINE_S + on_the_way_s))} ms"}
 
     @classmethod
     def kept_bytes(cls, shape: Shape, options: AstraOptions, plan: Plan) -> int:

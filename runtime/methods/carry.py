@@ -21,7 +21,9 @@ from runtime.layer import Part
 from runtime.plan import Plan
 from runtime.transport.gather import ROOM_BYTES, Arrived, Cut, byte_end
 
-DEADLINE_S: Final = 0.1  # half of the shortest time after which TCP sends again
+# **decided**: how far apart devices may be in a layer, unless a file says so: half of the shortest time after which TCP
+# sends again. To it comes, where the links are known, the time that they take.
+DEADLINE_S: Final = 0.1
 LEAST_S: Final = 1e-3  # datagrams are waited for in whole milliseconds
 _UNITS: Final = {"us": 1e-6, "ms": 1e-3, "s": 1.0}
 _DURATION: Final = re.compile(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*(us|ms|s)\s*", re.ASCII)

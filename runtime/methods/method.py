@@ -70,6 +70,11 @@ class Method:
         return 0
 
     @classmethod
+    def timed(cls, options: Any, on_the_way_s: float) -> dict[str, Any]:
+        """Options that follow from how long it can take what is sent in a layer to arrive, where they are left open."""
+        return {}
+
+    @classmethod
     def kept_bytes(cls, shape: Shape, options: Any, plan: Plan) -> int:
         """Bytes that the device of the last token keeps of other devices' tokens after a prompt, to go on alone.
 
