@@ -56,12 +56,16 @@ def nearest(x: Tensor, centres: Tensor) -> tuple[Tensor, Tensor]:
     """Squared distance to, and index of, the nearest centre of each point, on the CPU: [G, n] both."""
     half_squares = centres.square().sum(-1).mul_(0.5)
     scores, index = torch.empty(x.shape[:2]), torch.empty(x.shape[:2], dtype=torch.long)
+    table = x.new_empty(min(PIECE, x.shape[1]), centres.shape[1])
     for group in range(x.shape[0]):
         # In pieces whose scores stay in the cache: whole, the table of all scores is 0.5 GB and memory sets the pace.
+        # NumPy's argmax is ten times as fast as torch's along rows, and gives the first of equals as that does.
         for piece in range(0, x.shape[1], PIECE):
             rows = (group, slice(piece, piece + PIECE))
-            table = torch.addmm(half_squares[group], x[rows], centres[group].T, beta=-1)
-            torch.max(table, -1, out=(scores[rows], index[rows]))
+            part = table[: len(x[rows])]
+            torch.addmm(half_squares[group], x[rows], centres[group].T, beta=-1, out=part)
+            index[rows] = torch.from_numpy(part.numpy().argmax(-1))
+            scores[rows] = part.gather(1, index[rows].unsqueeze(1)).squeeze(1)
     return (x.square().sum(-1) - 2 * scores).clamp_min_(0), index
 
 
