@@ -133,6 +133,36 @@ def test_dead_codewords_come_back_at_vectors_of_the_batch() -> None:
     assert spread.max() < 3
 
 
+def test_what_is_never_used_is_dead_after_a_few_batches_and_what_is_used_never() -> None:
+    """At the recipes' decay and length, in which the weight that codewords begin with hardly fades."""
+    book = torch.randn(2, 8, 3, generator=torch.Generator().manual_seed(0))
+    book[:, 5:] += 100.0  # nothing is near these
+    vq = learned(Learning(noise=0.0, ema=0.99), book)
+    for step in range(10):  # of 16 vectors, so that an even use would be of two
+        before = vq.codebook.clone()
+        vq(vectors(16, step))
+        moved = (vq.codebook[:, 5:] - before[:, 5:]).abs().amax(-1) > 50
+        assert bool(moved.all()) == (step == 7) and bool(moved.any()) == (step == 7)
+    rare = torch.cat([torch.zeros(1, 1, 3), torch.full((1, 1, 3), 9.0)], 1)  # one of two codewords, used 1 in 20 times
+    vq = learned(Learning(noise=0.0, ema=0.99), rare)
+    x = torch.zeros(20, 3)
+    x[0] = 9.0
+    for _ in range(100):
+        vq(x)
+    torch.testing.assert_close(vq.codebook, rare, atol=1e-3, rtol=0)
+
+
+def test_reseeding_makes_another_training(root: Path, tmp_path: Path) -> None:
+    folder, options = root / "vit-tiny", {"groups": 2, "codewords": 16}
+    books = load_file(codebooks(folder, options, TOKENS, tmp_path / "books"))
+    books = {name: torch.cat([book[:, :12], book[:, 12:] + 100.0], 1) for name, book in books.items()}
+    for reseed in (True, False):
+        settings = replace(SHORT, reseed=reseed)
+        finetune(folder, books, data(folder), AstraOptions(**options), settings, tmp_path / f"{reseed}")
+    with_it, without = (load_file(tmp_path / name / CODEBOOKS) for name in ("True", "False"))
+    assert all(with_it[name].abs().max() < 50 < without[name].abs().max() for name in with_it)
+
+
 # The arithmetic of many on one machine
 
 

@@ -14,6 +14,7 @@ from runtime.codecs.kmeans import nearest
 from runtime.codecs.vq import GroupedVQ
 
 _LEAST_SHARE = 0.02  # of an even use: a codeword used less is dead. Decided; the paper says only that there are some
+_ENOUGH = 16.0  # vectors that an even use would have given a codeword before it can be called dead
 _SMOOTH = 1e-5  # Laplace smoothing of counts, as in VQ-VAE's published code
 
 
@@ -50,6 +51,8 @@ class LearnedVQ:
             "codebook": codebook.clone(),
             "counts": torch.ones(groups, codewords, device=place),
             "sums": codebook.clone(),
+            "uses": torch.zeros(groups, codewords, device=place),  # as counts, of nothing but what was seen
+            "age": torch.zeros(groups, codewords, device=place),  # batches since a codeword has its place
             "mean": torch.zeros(groups * width, device=place),  # of the residuals X - X̂, by feature
             "square": torch.zeros(groups * width, device=place),
             "seen": torch.zeros((), device=place),  # weight of what both have seen, for their bias at the beginning
@@ -104,17 +107,25 @@ class LearnedVQ:
         smooth = (state["counts"] + _SMOOTH) / (total + codewords * _SMOOTH) * total
         state["codebook"] = state["sums"] / smooth.unsqueeze(-1)
         if self._learning.reseed:
-            self._reseed(grouped)
+            self._reseed(grouped, counts)
 
-    def _reseed(self, grouped: Tensor) -> None:
-        """Dead codewords go to vectors of this batch [G, n, D/G], with the weight of one that is used as others are."""
-        state = self.state
-        even = state["counts"].mean(1, keepdim=True)
-        dead = state["counts"] < _LEAST_SHARE * even
+    def _reseed(self, grouped: Tensor, counts: Tensor) -> None:
+        """Dead codewords go to vectors of this batch [G, n, D/G], with the weight of one that is used as others are.
+
+        Dead by what was seen since a codeword has its place: counts begin at 1, which at a decay of 0.99 hides for
+        hundreds of batches that nothing came.
+        """
+        state, ema = self.state, self._learning.ema
+        state["uses"].lerp_(counts, 1 - ema)
+        state["age"] += 1
+        even = grouped.shape[1] / counts.shape[1]
+        dead = (state["age"] * even >= _ENOUGH) & (state["uses"] < _LEAST_SHARE * even * (1 - ema ** state["age"]))
         if not bool(dead.any()):
             return
         drawn = torch.randint(grouped.shape[1], dead.shape, generator=self._generator, device=grouped.device)
         places = grouped.gather(1, drawn.unsqueeze(-1).expand_as(state["codebook"]))
         state["codebook"] = torch.where(dead.unsqueeze(-1), places, state["codebook"])
-        state["counts"] = torch.where(dead, even, state["counts"])
+        state["counts"] = torch.where(dead, state["counts"].mean(1, keepdim=True), state["counts"])
         state["sums"] = state["codebook"] * state["counts"].unsqueeze(-1)
+        for name in ("uses", "age"):
+            state[name] = state[name].masked_fill(dead, 0.0)
