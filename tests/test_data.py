@@ -245,6 +245,14 @@ def test_a_folder_laid_out_as_imagenet_is_taken_as_it_is_and_limited_if_asked(tm
     assert len(one.test) == 30 and len(one.train) <= 30
     assert torch.equal(one.test, other.test) and rows(one.train) != rows(other.train)
     assert rows(one.test) <= rows(made.test)
+    gone = list((tmp_path / "val" / "zero").iterdir())
+    for file in gone:
+        file.unlink()
+    fewer = data.load(f"images:{tmp_path}", DIGITS, 64, None, 0)  # a class may have nothing to be tested on
+    assert len(gone) > 0 and len(fewer.test) == 70 - len(gone)
+    assert made.test_labels is not None and fewer.test_labels is not None
+    zero = sorted(NAMES).index("zero")
+    assert fewer.test_labels.tolist() == [label for label in made.test_labels.tolist() if label != zero]
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,7 @@ def load(place: str, wanted: Wanted) -> Data:
             raise BadInputs(f"train/ is there, and none of {', '.join(HELD_OUT)} with folders of classes beside it")
         classes = _classes(folder / TRAIN)
         pictures.refuse_classes(len(classes), wanted)
-        train, test = _pictures(folder / TRAIN, classes), _pictures(held_out, classes)
+        train, test = _pictures(folder / TRAIN, classes), _pictures(held_out, classes, every=False)
     else:
         classes = _classes(folder)
         if len(classes) < 2:
@@ -47,13 +47,20 @@ def _classes(folder: Path) -> list[str]:
     return sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
 
 
-def _pictures(folder: Path, classes: Sequence[str]) -> Pictures:
+def _pictures(folder: Path, classes: Sequence[str], every: bool = True) -> Pictures:
+    """every: whether each class has to have some; of what is tested on, a class may have none."""
     if unknown := sorted(set(_classes(folder)) - set(classes)):
         raise BadInputs(f"{folder.name}/{unknown[0]} is a class that {TRAIN}/ does not have")
     files, labels = list[Path](), list[int]()
     for label, name in enumerate(classes):
-        if (folder / name).is_dir():  # a class may have nothing to be tested on
+        if every or _pictured(folder / name):
             found = inputs.image_files(str(folder / name))
             files += found
             labels += [label] * len(found)
+    if not files:
+        raise BadInputs(f"{folder.name}/ has no image in any of its folders of classes")
     return Pictures(labels, lambda i: inputs.photo(files[i]))
+
+
+def _pictured(folder: Path) -> bool:
+    return folder.is_dir() and any(file.suffix.lower() in inputs.IMAGES for file in folder.iterdir())

@@ -48,6 +48,9 @@ def _examine(recipe: Recipe, document: Document) -> None:
     why = Astra.refuse(shape, recipe.astra, recipe.training.devices)
     if why is not None:
         document.problem(("astra",), why, document.value.get("astra", {}))
+    if recipe.training.class_tokens == "one" and not shape.class_token:
+        text = f"{recipe.model} has no class token that one device alone could have: leave it out"
+        document.problem(("training", "class_tokens"), text, "one")
     if shape.result == "embedding" and recipe.original is not None:
         place = ("original",) if "original" in document.value else ("weights",)
         text = "the result is an embedding, which has no labels to learn from: give weights: pretrained, no original"
