@@ -25,6 +25,7 @@ from testbed import data
 from testbed.cli import main
 from testbed.prepare import card, command, recipe, source
 from testbed.prepare.progress import Progress
+from testbed.store import StoreError
 from testbed.topology import TopologyError
 from tests import runs
 from tests.prepared import RECIPE, prepared, written
@@ -103,6 +104,10 @@ def test_all_mistakes_of_a_file_at_once_in_its_order(tmp_path: Path) -> None:
         ("- 1\n", ":1: a recipe is a mapping that starts with name, model, data, tokens"),
         ("name: x\ndata: corpus\ntokens: 8\n", ":1 model: is missing (a model, e.g. vit-digits"),
         ("name: x\nmodel: nothing\ndata: corpus\ntokens: 8\n", ":2 model = \"nothing\": model 'nothing' is unknown"),
+        (
+            "name: x\nmodel: gpt2-bytes\ndata: corpus\ntokens: 64\ntraining: {class_tokens: one}\n",
+            ':5 training.class_tokens = "one": gpt2-bytes has no class token',
+        ),
         ("name: x\nmodel: gpt2-bytes\ndata: corpus\ntokens: 300\n", ":4 tokens = 300: gpt2-bytes has positions for 1"),
     ],
 )
@@ -211,10 +216,15 @@ def test_a_kill_costs_little_and_changes_nothing(
     words = [sys.executable, "-m", "testbed.prepare", str(file), "--out", str(out)]
     with subprocess.Popen(words, cwd=runs.ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
         try:
-            runs.until((out / ".work" / "fine-tuning.pt").exists, process)
+            runs.until((out / ".work" / "fine-tuning.cpu.pt").exists, process)
         finally:
             process.kill()
     assert not (out / "config.json").exists() and (out / "original").is_dir()
+    here, there = (out / ".work" / f"fine-tuning.{place}.pt" for place in ("cpu", "cuda"))
+    here.rename(there)  # as if it had been begun on a GPU
+    with pytest.raises(StoreError, match=r"fine-tuning\.cuda\.pt: begun on cuda: give --device cuda, or remove"):
+        command.execute(file, out)
+    there.rename(here)
     assert command.execute(file, out) == 0
     said = capsys.readouterr().out
     assert "goes on from its checkpoint" in said and "the model by itself" not in said

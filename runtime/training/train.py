@@ -70,7 +70,7 @@ class Hooks:
     """step(done, of, losses): after each step. place: of torch, "cpu" or "cuda".
 
     checkpoint: a file that training goes on from where it exists, written every `every` steps; it is of no use to
-    training with other settings, which begins anew.
+    training with other settings or on another kind of device, which begins anew.
     """
 
     step: Callable[[int, int, Mapping[str, float]], None] = lambda done, of, losses: None
@@ -146,7 +146,8 @@ class _Training:
         )
         self._done = 0
         sizes = {name: tuple(book.shape) for name, book in books.items()}
-        self._key = repr((asdict(settings), data.name, sizes, *([] if coding is None else [coding])))
+        said = (torch.device(self._place).type, asdict(settings), data.name, sizes)  # noise of a GPU is its own
+        self._key = repr((*said, *([] if coding is None else [coding])))
         self._resume()
 
     def run(self) -> None:

@@ -29,6 +29,7 @@ from testbed.prepare.progress import Progress
 from testbed.prepare.recipe import plain
 from testbed.prepare.work import Work
 from testbed.statistics import mean_interval
+from testbed.store import StoreError
 from testbed.tables import METRICS, duration, metric
 
 INITIAL, KMEANS = "initial", "kmeans.safetensors"  # in the scratch folder
@@ -138,7 +139,8 @@ class Preparation:
 
     def _train(self, title: str, stage: str, steps: int, run: Callable[[Hooks], None]) -> None:
         """One training, from its checkpoint if a process was killed over it."""
-        checkpoint = self.work.scratch / f"{stage}.pt"
+        checkpoint = self.work.scratch / f"{stage}.{self.place}.pt"
+        self._refuse_elsewhere(stage, checkpoint)
         if checkpoint.exists():
             self.progress.stage(f"{title}: goes on from its checkpoint")
         with self.work.timed(stage), torch.enable_grad(), self.progress.training(title) as step:
@@ -149,6 +151,13 @@ class Preparation:
 
             run(Hooks(hook, checkpoint, max(1, min(50, steps // CHECKPOINTS)), self.place))
         self.progress.stage(f"{title}: {steps} steps, {duration(self.work.seconds[stage])}")
+
+    def _refuse_elsewhere(self, stage: str, checkpoint: Path) -> None:
+        """Raises StoreError if it was begun on the other device: generators cannot go on there, nor would sums agree."""
+        other = next((file for file in self.work.scratch.glob(f"{stage}.*.pt") if file != checkpoint), None)
+        if other is not None:
+            place = other.stem.removeprefix(f"{stage}.")
+            raise StoreError(f"{other}: begun on {place}: give --device {place}, or remove this file to begin anew")
 
     def _measure(self, original: Path, books: Path, model: Path) -> None:
         """Every figure of config.json, each on all of the held-out inputs."""
