@@ -160,6 +160,7 @@ def test_comments_do_not_make_a_result_another(tmp_path: Path) -> None:
     )
     assert store._code(one) == store._code(other) != store._code(third)
     assert store.place(tmp_path, "a b=1", {"x": 1}) != store.place(tmp_path, "a b=1", {"x": 2})
+    assert all(list(store.ROOT.glob(pattern)) for pattern in (*store.TRAINING, *store.MEASURING))
 
 
 def made_up(seeds: int, lift: float) -> list[dict[str, Any]]:

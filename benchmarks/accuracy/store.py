@@ -23,9 +23,13 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 TRAINING = (
     "runtime/training/*.py", "runtime/codecs/*.py", "runtime/families/*.py", "runtime/layer.py", "runtime/mixed.py",
     "runtime/model.py", "runtime/plan.py", "runtime/shape.py", "runtime/task.py", "runtime/methods/astra.py",
-    "runtime/methods/prism.py", "testbed/data/*.py",
+    "runtime/methods/activations.py", "runtime/methods/coding.py", "runtime/methods/prism.py", "testbed/inputs.py",
+    "testbed/data/*.py", "testbed/prepare/source.py", "testbed/prepare/stages.py",
 )  # fmt: skip
-MEASURING = ("benchmarks/accuracy/figures.py", "benchmarks/accuracy/theorems.py", "benchmarks/accuracy/work.py")
+MEASURING = (
+    "benchmarks/accuracy/figures.py", "benchmarks/accuracy/theorems.py", "benchmarks/accuracy/work.py",
+    "testbed/prepare/similarity.py",
+)  # fmt: skip
 
 
 @functools.cache
