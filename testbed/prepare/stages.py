@@ -153,7 +153,7 @@ class Preparation:
         self.progress.stage(f"{title}: {steps} steps, {duration(self.work.seconds[stage])}")
 
     def _refuse_elsewhere(self, stage: str, checkpoint: Path) -> None:
-        """Raises StoreError if it was begun on the other device: generators cannot go on there, nor would sums agree."""
+        """Raises StoreError if it was begun on the other device, whose generators these are not."""
         other = next((file for file in self.work.scratch.glob(f"{stage}.*.pt") if file != checkpoint), None)
         if other is not None:
             place = other.stem.removeprefix(f"{stage}.")
