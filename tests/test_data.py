@@ -306,6 +306,31 @@ def test_what_cannot_be_used_is_refused_in_one_line(
     assert str(caught.value).startswith(f"data '{name.format(tmp_path)}': ") and "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("name", "shape", "tokens"), [("digits", DIGITS, 64), ("corpus", TEXT, 64), ("docstrings", SENTENCES, 48)]
+)
+def test_some_rows_to_test_on_are_those_of_all(
+    name: str, shape: Shape, tokens: int, corpus: Data, passages: Data
+) -> None:
+    order = [5, 17, 5, 0]
+    some = data.load(name, shape, tokens, None, 0, lambda rows: order if rows >= 400 else [])
+    whole = {"corpus": corpus, "docstrings": passages}.get(name) or data.load(name, shape, tokens, None, 0)
+    assert len(some.train) == 0 and torch.equal(some.test, whole.test[order])
+    if whole.test_labels is not None:
+        assert some.test_labels is not None and torch.equal(some.test_labels, whole.test_labels[order])
+
+
+def test_of_pictures_only_those_that_are_wanted_are_opened(tmp_path: Path) -> None:
+    folder_of_digits(tmp_path / "train", range(100))
+    folder_of_digits(tmp_path / "val", range(100, 150))
+    whole = data.load(f"images:{tmp_path}", DIGITS, 64, None, 0)
+    files = sorted((tmp_path / "val").rglob("*.png"))
+    for file in {*tmp_path.rglob("*.png")} - {files[7]}:
+        file.write_bytes(b"no image")
+    some = data.load(f"images:{tmp_path}", DIGITS, 64, None, 0, lambda rows: [7])
+    assert torch.equal(some.test, whole.test[7:8]) and len(some.train) == 0
+
+
 def test_an_image_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     folder_of_digits(tmp_path, range(100))
     (tmp_path / "one" / "cut.png").write_bytes(next((tmp_path / "one").glob("*.png")).read_bytes()[:60])

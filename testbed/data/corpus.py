@@ -15,7 +15,8 @@ BETWEEN = "\n\n"
 def load(place: str, wanted: Wanted) -> Data:
     """Windows of files to train on, and of other files to test on. Raises BadInputs."""
     encoder = windows.encoder(wanted)
-    train, test = (windows.encoded(_texts(files), encoder) for files in library.split())
+    files = library.split() if wanted.only is None else ([], library.split()[1])
+    train, test = (windows.encoded(_texts(some), encoder) for some in files)
     rows = [windows.cut(ids, encoder, wanted) for ids in (train, test)]
     return windows.data(f"corpus ({library.version()})", rows[0], rows[1], encoder, wanted)
 

@@ -33,7 +33,7 @@ def load(place: str, wanted: Wanted) -> Data:
     train, test = split()
     held_out = {sentence for file in test for sentence in file}
     length = windows.content(encoder, wanted)
-    train_rows = _rows(train, held_out, length, encoder)
+    train_rows = _rows(train if wanted.only is None else (), held_out, length, encoder)
     return windows.data(
         f"docstrings ({library.version()})", train_rows, _rows(test, (), length, encoder), encoder, wanted
     )

@@ -71,11 +71,13 @@ def data(name: str, train: Pictures, test: Pictures, limit: int | None, wanted: 
     Labels only for a model whose result is classes. Raises BadInputs.
     """
     train, test = train.at_most(limit, wanted.seed), test.at_most(limit, 0)
+    if wanted.only is not None:
+        train, test = train.chosen([]), test.chosen(wanted.only(len(test.labels)))
     _refuse_size(len(train.labels), len(test.labels), wanted)
     train_rows, test_rows = _rows(train, wanted), _rows(test, wanted)
-    train_labels, test_labels = torch.tensor(train.labels), torch.tensor(test.labels)
+    train_labels, test_labels = (torch.tensor(part.labels, dtype=torch.int64) for part in (train, test))
     new = unseen(train_rows, test_rows)
-    if not bool(new.any()):
+    if len(new) and not bool(new.any()):
         raise BadInputs("every image to train on is one to test on too: give others to test on")
     if not bool(new.all()):
         train_rows, train_labels = train_rows[new], train_labels[new]

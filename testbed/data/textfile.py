@@ -39,7 +39,8 @@ def of_text(name: str, text: str, wanted: Wanted) -> Data:
 def of_parts(name: str, train: str, test: str, wanted: Wanted) -> Data:
     """Windows of a text to train on and of one to test on. Raises BadInputs."""
     encoder = windows.encoder(wanted)
-    rows = [windows.cut(windows.encoded(_pieces(text), encoder), encoder, wanted) for text in (train, test)]
+    texts = (train if wanted.only is None else "", test)
+    rows = [windows.cut(windows.encoded(_pieces(text), encoder), encoder, wanted) for text in texts]
     return windows.data(name, rows[0], rows[1], encoder, wanted)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,14 +16,21 @@ from testbed.inputs import BadInputs
 LIMIT = "?limit="
 
 
+Only = Callable[[int], Sequence[int]]
+
+
 @dataclass(frozen=True)
 class Wanted:
-    """tokens: content tokens of a request. folder: a converted model, for its tokenizer."""
+    """tokens: content tokens of a request. folder: a converted model, for its tokenizer.
+
+    only: which of so many rows to test on are read, and none to train on; None: all of both.
+    """
 
     shape: Shape
     tokens: int
     folder: Path | None
     seed: int
+    only: Only | None = None
 
 
 def limited(place: str) -> tuple[str, int | None]:

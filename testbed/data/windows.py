@@ -54,6 +54,8 @@ def data(name: str, train: Tensor, test: Tensor, encoder: Encoder, wanted: Wante
     rows = min(len(test), TEST_ROWS)
     test = test[[i * len(test) // rows for i in range(rows)]]
     train = train[unseen(train, test)]
+    if wanted.only is not None and len(test):
+        return Data(name, _framed(train[:0], encoder), None, _framed(test[wanted.only(len(test))], encoder), None)
     if not (len(train) and len(test)):
         raise BadInputs(f"{len(train)} rows of {wanted.tokens} tokens to train on, {len(test)} to test: give more text")
     return Data(name, _framed(train, encoder), None, _framed(test, encoder), None)

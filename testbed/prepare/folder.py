@@ -6,7 +6,7 @@ import random
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
@@ -19,6 +19,9 @@ from runtime.shape import Shape
 from runtime.training import measure
 from runtime.training.data import Data
 from testbed.topology import MethodSpec
+
+if TYPE_CHECKING:
+    from testbed.data.wanted import Only
 
 CODEBOOKS, ORIGINAL = "codebooks.safetensors", "original"
 CODED = "astra"  # the method whose codebooks these are
@@ -77,13 +80,11 @@ class Prepared:
     def inputs(self, tokens: int, seed: int, count: int) -> tuple[list[Tensor], list[Tensor]]:
         """`count` raw inputs that the model was not trained on, and what would be right for each: a class, the next id,
         or the original model's embedding. `seed` decides their order; over and over if few. Raises BadInputs."""
-        found = self._data(tokens)
-        order = _order(f"held out {seed}", len(found.test), count)
-        labels = None if found.test_labels is None else found.test_labels[order]
+        found = self._data(tokens, lambda rows: _order(f"held out {seed}", rows, count))
         original = self.path / ORIGINAL if self.shape.result == "embedding" else self.model
-        right = measure.targets(load(original), found.test[order], labels)
+        right = measure.targets(load(original), found.test, found.test_labels)
         right = right[:, -1] if self.shape.causal else right
-        return [found.test[i][:tokens].clone() for i in order], [one.clone() for one in right]
+        return [row[:tokens].clone() for row in found.test], [one.clone() for one in right]
 
     def samples(self, tokens: int, seed: int, count: int) -> list[Tensor]:
         """Inputs that it was trained on. Raises BadInputs."""
@@ -96,10 +97,10 @@ class Prepared:
         """One line for people: which inputs `inputs` makes."""
         return f"held-out inputs of {self.config['inputs']['name']}"
 
-    def _data(self, tokens: int) -> Data:
+    def _data(self, tokens: int, only: Only | None = None) -> Data:
         from testbed import data  # of runs, only those of prepared models read it
 
-        return data.load(self.config["data"], self.shape, tokens, self.model, self.config["seed"])
+        return data.load(self.config["data"], self.shape, tokens, self.model, self.config["seed"], only)
 
     def _fits(self, spec: MethodSpec) -> bool:
         """Whether a method wants the codebooks that are here."""
