@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from benchmarks.accuracy import figures, grid, order, page, store, theorems
+from benchmarks.accuracy import figures, grid, order, page, store, theorems, theory
 from benchmarks.accuracy.figures import RUN, Subject, bursty, full_precision, independent, spans
 from benchmarks.accuracy.grid import DEVICES, RIVALS, STUDIES, cells
 from benchmarks.accuracy.intervals import Mean, crossed, difference, of_seeds
@@ -96,11 +97,43 @@ def test_pairs_in_full_precision_are_counted_one_by_one() -> None:
 def test_distances_of_a_shifted_cloud_are_its_shift() -> None:
     x = torch.randn(200, 3, generator=torch.Generator().manual_seed(0))
     shift = torch.tensor([3.0, 0.0, 4.0])
-    assert theorems.by_points(x, x[torch.randperm(200)] + shift) == pytest.approx(5)
+    assert theorems.sliced(x, x[torch.randperm(200)] + shift) == pytest.approx(5, rel=1e-5)
     assert theorems.between_normals(x, x + shift) == pytest.approx(5, rel=1e-6)
     assert theorems.between_normals(x, 2 * x) == pytest.approx(
         (x.mean(0).square().sum() + torch.cov(x.T).trace()).sqrt().item(), rel=1e-4
     )
+
+
+def test_the_nearest_cloud_is_the_one_of_the_same_law() -> None:
+    """Of N(0, I) and copies of it that are scaled by c, W2 is |1 - c| √D, also for many features and few points."""
+    draw = torch.Generator().manual_seed(0)
+    x, y = (torch.randn(1024, 96, generator=draw) for _ in range(2))
+    found = {c: theorems.sliced(x, c * y) for c in (0.5, 0.8, 1.0, 1.2)}
+    assert min(found, key=found.__getitem__) == 1.0 and found[1.0] < 0.1 * 96**0.5
+    assert found[0.5] == pytest.approx(0.5 * 96**0.5, rel=0.05)
+
+
+def test_noise_has_the_covariance_it_is_asked_for() -> None:
+    draw = torch.Generator().manual_seed(0)
+    mixing = torch.tensor([[1.0, 0.0, 0.0], [0.9, 0.3, 0.0], [-0.5, 0.5, 0.2]])
+    residuals = torch.randn(20_000, 3, generator=draw) @ mixing.T + 2.0
+    truth = mixing @ mixing.T
+    torch.testing.assert_close(torch.cov(theorems.full(residuals, draw).T), truth, atol=0.03, rtol=0)
+    torch.testing.assert_close(torch.cov(theorems.diagonal(residuals, draw).T), truth.diag().diag(), atol=0.03, rtol=0)
+    torch.testing.assert_close(theorems.full(residuals, draw).mean(0), torch.full((3,), 2.0), atol=0.03, rtol=0)
+
+
+def test_the_error_of_k_copies_is_the_mean_over_every_choice_of_them() -> None:
+    errors = torch.randn(5, 4, generator=torch.Generator().manual_seed(0)) + torch.arange(5.0).unsqueeze(1)
+
+    def pooled(chosen: tuple[int, ...]) -> float:
+        return errors[list(chosen)].mean(0).square().sum().item()
+
+    own = sum(pooled((i,)) for i in range(5)) / 5
+    found = theorems.of_copies(own, pooled((0, 1, 2, 3, 4)), 5)
+    for k, error in enumerate(found, 1):
+        choices = [pooled(chosen) for chosen in itertools.combinations(range(5), k)]
+        assert error == pytest.approx(sum(choices) / len(choices), rel=1e-5)
 
 
 # Rivals
@@ -170,9 +203,7 @@ def made_up(seeds: int, lift: float) -> list[dict[str, Any]]:
     def row(study: str, label: str, seed: int, names: list[str], wants: tuple[str, ...]) -> dict[str, Any]:
         shift = lift if (study, label) == ("digits", "G=1") else 0.0
         each = {name: [draw.random() + shift for _ in range(20)] for name in names}
-        layers = [
-            {kind: {n: draw.random() for n in ("other X", "0", "0.1", "0.3", "1")} for kind in ("points", "gauss")}
-        ]
+        layers = [{kind: {n: draw.random() for n in theory.NAMES} for kind in theory.KINDS}]
         more = {"distances": layers, "ranks": 0.9, "pooling": {"devices": [1.0] * 7, "copies": [1.0] * 8}}
         return {
             "study": study, "label": label, "seed": seed, "metric": METRICS[study], "data": study, "train": 5,

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from benchmarks.accuracy.figures import MOST_DEVICES, Subject
@@ -21,8 +20,9 @@ from runtime.plan import even_spans
 from runtime.training import measure
 from testbed.prepare import similarity
 
-POINTS = 512  # of each cloud: the assignment takes their cube
+FULL = "full"
 INPUTS = 128  # of which activations are taken, for each half
+POOLED = 200  # inputs of which class tokens are pooled
 _BATCH = 32
 
 
@@ -30,8 +30,8 @@ _BATCH = 32
 def distances(subject: Subject, seed: int) -> list[dict[str, Any]]:
     """W2 per layer between what is coded, X, and the codes of other inputs with noise of lambda times the residuals'.
 
-    {"layer", "points": {...}, "gauss": {...}}, each {"other X": of X to X of other inputs, "<lambda>": ...}: by the
-    best assignment of POINTS points, and between the normal distributions fitted to all.
+    {"layer", "sliced": {...}, "gauss": {...}}, each {"other X": of X to X of other inputs, "<lambda>": with noise of a
+    diagonal covariance, as NAVQ draws it, FULL: of lambda 1 and the whole covariance}: see `sliced`, `between_normals`.
     """
     half = min(INPUTS, len(subject.inputs) // 2)
     first, second = (activations(subject, subject.inputs[i * half : (i + 1) * half]) for i in (0, 1))
@@ -43,11 +43,12 @@ def distances(subject: Subject, seed: int) -> list[dict[str, Any]]:
         residuals = other - decoded
         clouds = {"other X": other}
         for noise in NOISES:
-            clouds[f"{noise:g}"] = decoded + noise * _like(residuals, draw)
+            clouds[f"{noise:g}"] = decoded + noise * diagonal(residuals, draw)
+        clouds[FULL] = decoded + full(residuals, draw)
         rows.append(
             {
                 "layer": index,
-                "points": {name: by_points(_some(x, draw), _some(cloud, draw)) for name, cloud in clouds.items()},
+                "sliced": {name: sliced(x, cloud) for name, cloud in clouds.items()},
                 "gauss": {name: between_normals(x, cloud) for name, cloud in clouds.items()},
             }
         )
@@ -70,21 +71,29 @@ def activations(subject: Subject, inputs: Tensor) -> list[Tensor]:
     return [torch.cat(rows) for rows in seen]
 
 
-def _some(rows: Tensor, draw: torch.Generator) -> Tensor:
-    return rows[torch.randperm(len(rows), generator=draw)[:POINTS]]
-
-
-def _like(residuals: Tensor, draw: torch.Generator) -> Tensor:
-    """Draws from N(mean, diagonal covariance) of the residuals."""
+def diagonal(residuals: Tensor, draw: torch.Generator) -> Tensor:
+    """Draws from N(mean, diagonal covariance) of the residuals [n, D]."""
     drawn = torch.randn(residuals.shape, generator=draw)
     return residuals.mean(0) + residuals.std(0, correction=0) * drawn
 
 
-def by_points(x: Tensor, y: Tensor) -> float:
-    """W2 between two clouds [n, D] of equally many points, by the best assignment."""
-    squares = torch.cdist(x.double(), y.double()).square().numpy()
-    rows, columns = linear_sum_assignment(squares)
-    return float(squares[rows, columns].mean() ** 0.5)
+def full(residuals: Tensor, draw: torch.Generator) -> Tensor:
+    """Draws from N(mean, covariance) of the residuals [n, D]."""
+    values, vectors = torch.linalg.eigh(torch.cov(residuals.double().T, correction=0))
+    drawn = torch.randn(residuals.shape, generator=draw).double() * values.clamp_min(0).sqrt()
+    return residuals.mean(0) + (drawn @ vectors.T).float()
+
+
+def sliced(x: Tensor, y: Tensor) -> float:
+    """Sliced W2 between clouds [n, D] of equally many points: W2² along each direction of a random orthonormal basis,
+    summed, its root. W2 is never less; for clouds that are shifted, or scaled around their mean, it is the same.
+
+    In one dimension the sorted points are the best assignment, so that all points count. The best assignment of few
+    points in D dimensions takes a shrunken cloud for nearer than the cloud's own law: all its points are far apart.
+    """
+    basis = torch.linalg.qr(torch.randn(x.shape[1], x.shape[1], generator=torch.Generator().manual_seed(0)))[0]
+    one, other = ((cloud @ basis).sort(0).values.double() for cloud in (x, y))
+    return float((one - other).square().mean(0).sum().sqrt())
 
 
 def between_normals(x: Tensor, y: Tensor) -> float:
@@ -103,19 +112,28 @@ def between_normals(x: Tensor, y: Tensor) -> float:
 def pooling(subject: Subject) -> dict[str, Sequence[float]]:
     """Squared error of the class token, pooled after the final norm, against that of one device without codes.
 
-    {"devices": over N = 2 to 8 devices, "copies": over the first k = 1 to 8 of 8}, means over held-out inputs.
+    {"devices": over N = 2 to 8 devices, "copies": over k = 1 to 8 of 8, every choice of k alike}, means over inputs.
     """
-    by_devices, of_copies = torch.zeros(MOST_DEVICES - 1), torch.zeros(MOST_DEVICES)
-    for raw in torch.split(subject.inputs, _BATCH):
-        held = mixed.alone(len(raw), subject.tokens)
-        true = _class_tokens(subject, raw, held)
+    inputs = subject.inputs[:POOLED]
+    by_devices, own = torch.zeros(MOST_DEVICES - 1), 0.0
+    for raw in torch.split(inputs, _BATCH):
+        true = _class_tokens(subject, raw, mixed.alone(len(raw), subject.tokens))
         for n in range(2, MOST_DEVICES + 1):
-            copies = _class_tokens(subject, raw, subject.held(even_spans(subject.tokens, n), len(raw)))
-            by_devices[n - 2] += (copies.mean(1, keepdim=True) - true).square().sum()
-        pooled = copies.cumsum(1) / torch.arange(1, MOST_DEVICES + 1).view(1, -1, 1)
-        of_copies += (pooled - true).square().sum(-1).sum(0)
-    count = len(subject.inputs)
-    return {"devices": (by_devices / count).tolist(), "copies": (of_copies / count).tolist()}
+            errors = _class_tokens(subject, raw, subject.held(even_spans(subject.tokens, n), len(raw))) - true
+            by_devices[n - 2] += errors.mean(1).square().sum()
+        own += float(errors.square().sum()) / MOST_DEVICES
+    pooled = (by_devices / len(inputs)).tolist()
+    return {"devices": pooled, "copies": of_copies(own / len(inputs), pooled[-1], MOST_DEVICES)}
+
+
+def of_copies(own: float, pooled: float, copies: int) -> list[float]:
+    """Squared error of the mean of k = 1, 2 ... copies, on average over every choice of k.
+
+    own: mean over copies of |e_i|²; pooled: |mean of all e_i|². With B the mean of e_i·e_j over i != j, the error of k
+    is own / k + (1 - 1/k) B, and that of all of them gives B.
+    """
+    shared = (copies * pooled - own) / (copies - 1)
+    return [own / k + (1 - 1 / k) * shared for k in range(1, copies + 1)]
 
 
 def _class_tokens(subject: Subject, raw: Tensor, held: mixed.Holding) -> Tensor:
