@@ -134,6 +134,10 @@ def test_windows_of_the_library_come_from_its_files_and_those_to_test_on_from_ot
     seen = "\n\n".join(map(library.read, files[0])).encode()
     assert all(bytes(row.tolist()) in held_out for row in corpus.test[::4])
     assert all(bytes(row.tolist()) in seen for row in corpus.train[::200])
+    assert corpus.test_origins is not None and len(corpus.test_origins) == len(corpus.test)
+    for row, number in zip(corpus.test[::16], corpus.test_origins[::16].tolist(), strict=True):
+        rest = "\n\n".join(map(library.read, files[1][number : number + 20])).encode()
+        assert rest.find(bytes(row.tolist())) in range(len(library.read(files[1][number]).encode()) + 2)
 
 
 def test_windows_have_one_id_more_than_is_read_and_none_is_on_both_sides(corpus: Data) -> None:

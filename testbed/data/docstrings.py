@@ -33,10 +33,9 @@ def load(place: str, wanted: Wanted) -> Data:
     train, test = split()
     held_out = {sentence for file in test for sentence in file}
     length = windows.content(encoder, wanted)
-    train_rows = _rows(train if wanted.only is None else (), held_out, length, encoder)
-    return windows.data(
-        f"docstrings ({library.version()})", train_rows, _rows(test, (), length, encoder), encoder, wanted
-    )
+    train_rows, _ = _rows(train if wanted.only is None else (), held_out, length, encoder)
+    test_rows, origins = _rows(test, (), length, encoder)
+    return windows.data(f"docstrings ({library.version()})", train_rows, test_rows, encoder, wanted, origins)
 
 
 @functools.cache
@@ -55,10 +54,10 @@ def _sentences(file: Path) -> Iterator[str]:
                     yield sentence
 
 
-def _rows(files: Sequence[Sequence[str]], but: Collection[str], length: int, encoder: Encoder) -> Tensor:
-    """int32 [n, length]; no row goes from one file on to the next."""
-    rows = list[Tensor]()
-    for file in files:
+def _rows(files: Sequence[Sequence[str]], but: Collection[str], length: int, encoder: Encoder) -> tuple[Tensor, Tensor]:
+    """(rows int32 [n, length], number of the file of each); no row goes from one file on to the next."""
+    rows, numbers = list[Tensor](), list[int]()
+    for number, file in enumerate(files):
         row = encoder.before[:0]
         for sentence in file:
             if sentence in but:
@@ -66,5 +65,7 @@ def _rows(files: Sequence[Sequence[str]], but: Collection[str], length: int, enc
             row = torch.cat([row, encoder.encode(f"{sentence} ")])
             if len(row) >= length:
                 rows.append(row[:length])
+                numbers.append(number)
                 row = row[:0]
-    return torch.stack(rows) if rows else torch.zeros(0, length, dtype=torch.int32)
+    whole = torch.stack(rows) if rows else torch.zeros(0, length, dtype=torch.int32)
+    return whole, torch.tensor(numbers, dtype=torch.int64)

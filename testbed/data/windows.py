@@ -48,17 +48,23 @@ def cut(ids: Tensor, encoder: Encoder, wanted: Wanted) -> Tensor:
     return ids[: len(ids) // length * length].view(-1, length)
 
 
-def data(name: str, train: Tensor, test: Tensor, encoder: Encoder, wanted: Wanted) -> Data:
-    """Rows of ids to train on, a seeded choice, and to test on, a fixed one spread evenly. Raises BadInputs."""
-    train = train[some(len(train), TRAIN_ROWS, wanted.seed)]
+def data(
+    name: str, train: Tensor, test: Tensor, encoder: Encoder, wanted: Wanted, origins: Tensor | None = None
+) -> Data:  # fmt: skip
+    """Rows of ids to train on, a seeded choice, and to test on, a fixed one spread evenly. Raises BadInputs.
+
+    origins: int64, a number for the file that each row of `test` comes from, where that is known.
+    """
     rows = min(len(test), TEST_ROWS)
-    test = test[[i * len(test) // rows for i in range(rows)]]
-    train = train[unseen(train, test)]
-    if wanted.only is not None and len(test):
-        return Data(name, _framed(train[:0], encoder), None, _framed(test[wanted.only(len(test))], encoder), None)
-    if not (len(train) and len(test)):
-        raise BadInputs(f"{len(train)} rows of {wanted.tokens} tokens to train on, {len(test)} to test: give more text")
-    return Data(name, _framed(train, encoder), None, _framed(test, encoder), None)
+    chosen = [i * len(test) // rows for i in range(rows)]
+    train = train[some(len(train), TRAIN_ROWS, wanted.seed)]
+    train = train[unseen(train, test[chosen])]
+    if wanted.only is not None and chosen:
+        train, chosen = train[:0], [chosen[i] for i in wanted.only(rows)]
+    elif not (len(train) and chosen):
+        raise BadInputs(f"{len(train)} rows of {wanted.tokens} tokens to train on, {rows} to test: give more text")
+    origins = None if origins is None else origins[chosen]
+    return Data(name, _framed(train, encoder), None, _framed(test[chosen], encoder), None, origins)
 
 
 def _framed(rows: Tensor, encoder: Encoder) -> Tensor:
