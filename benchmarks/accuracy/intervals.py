@@ -29,20 +29,23 @@ class Mean:
         return Mean(float(figure(self.value)), ends[0], ends[1], self.seeds, self.inputs)
 
 
-def crossed(each: Sequence[Sequence[float]]) -> Mean:
+def crossed(each: Sequence[Sequence[float]], origins: Sequence[int] | None = None) -> Mean:
     """Mean of figures [S seeds, n inputs], every seed on the same inputs, with its 95 % interval over both.
 
     Variance of the mean: that of the S means over inputs, by S, plus that of the n means over seeds, by n (what both
-    share is counted twice: on the safe side); Student's t with Satterthwaite's degrees of freedom.
+    share is counted twice: on the safe side); Student's t with Satterthwaite's degrees of freedom. origins: what each
+    input comes from (a file): inputs of one vary together, and are added up before they are compared.
     """
     table = np.asarray(each, dtype=np.float64)
     seeds, inputs = table.shape
     mean = float(table.mean())
-    if seeds < LEAST_SEEDS or inputs < LEAST_SEEDS:
+    clusters = np.arange(inputs) if origins is None else np.unique(origins, return_inverse=True)[1]
+    sums = np.bincount(clusters, table.mean(0) - mean)
+    if seeds < LEAST_SEEDS or len(sums) < LEAST_SEEDS:
         return Mean(mean, None, None, seeds, inputs)
     parts = [
         (float(table.mean(1).var(ddof=1)) / seeds, seeds - 1),
-        (float(table.mean(0).var(ddof=1)) / inputs, inputs - 1),
+        (float(np.square(sums).sum()) / inputs**2 * len(sums) / (len(sums) - 1), len(sums) - 1),
     ]
     return _around(mean, parts, seeds, inputs)
 
@@ -65,6 +68,8 @@ def _around(mean: float, parts: Sequence[tuple[float, int]], seeds: int, inputs:
     return Mean(mean, mean - half, mean + half, seeds, inputs)
 
 
-def difference(one: Sequence[Sequence[float]], other: Sequence[Sequence[float]]) -> Mean:
+def difference(
+    one: Sequence[Sequence[float]], other: Sequence[Sequence[float]], origins: Sequence[int] | None = None
+) -> Mean:
     """Of the same seeds and inputs, in pairs: one - other."""
-    return crossed(np.asarray(one) - np.asarray(other))
+    return crossed(np.asarray(one) - np.asarray(other), origins)

@@ -67,7 +67,11 @@ def _against(results: Results, labels: Sequence[tuple[str, str]], base: str, hea
 def _noise(results: Results) -> str:
     names = {0.0: "G=1 no noise", 1.0: WHOLE}
     labels = [(names.get(noise, f"G=1 noise {noise:g}"), f"{noise:g}") for noise in NOISES]
-    return section("NAVQ: noise of λ times the residuals'", "Digits, G = 1.", _against(results, labels, WHOLE, "λ"))
+    return section(
+        "NAVQ: noise of λ times the residuals'",
+        "Digits, G = 1 (the paper: G = 16).",
+        _against(results, labels, WHOLE, "λ"),
+    )
 
 
 def _commitment(results: Results) -> str:

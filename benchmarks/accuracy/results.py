@@ -45,7 +45,12 @@ class Results:
 
     def mean(self, key: Key) -> Mean:
         """In the unit of the figures."""
-        return crossed(self.figures(key))
+        return crossed(self.figures(key), self.origins(key[0]))
+
+    def origins(self, study: str) -> list[int] | None:
+        """The file that each held-out input comes from; None: each comes by itself."""
+        found: list[int] | None = self.of(study, "original")[0]["origins"]
+        return found
 
     def said(self, key: Key) -> str:
         """In the unit of the metric, with its interval."""
@@ -54,11 +59,11 @@ class Results:
     def gain(self, one: Key, other: Key) -> Mean:
         """How much better the first is, in pairs of seeds and inputs: in points of top-1, per cent of perplexity (of
         the other's) or thousandths of cosine; above zero is better whatever the metric."""
-        name = self.metric(one[0])
+        name, origins = self.metric(one[0]), self.origins(one[0])
         if HIGHER[name]:
             scale = 100.0 if name == "top1" else 1000.0
-            return difference(self.figures(one), self.figures(other)).mapped(lambda value: scale * value)
-        found = difference(self.figures(other), self.figures(one))
+            return difference(self.figures(one), self.figures(other), origins).mapped(lambda value: scale * value)
+        found = difference(self.figures(other), self.figures(one), origins)
         return found.mapped(lambda value: 100 * -math.expm1(-value))
 
 
