@@ -4,25 +4,31 @@ from __future__ import annotations
 
 import itertools
 import random
+from concurrent.futures import Executor, Future
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 
-from benchmarks.accuracy import figures, grid, order, page, store, theorems, theory
+from benchmarks.accuracy import choice, figures, grid, order, page, store, theorems, theory
+from benchmarks.accuracy.__main__ import Jobs
 from benchmarks.accuracy.figures import RUN, Subject, bursty, full_precision, independent, spans
 from benchmarks.accuracy.grid import DEVICES, RIVALS, STUDIES, cells
 from benchmarks.accuracy.intervals import Mean, crossed, difference, of_seeds
 from benchmarks.accuracy.results import Results, verdict
+from benchmarks.accuracy.work import Bench
 from runtime import mixed
+from runtime.methods.astra import AstraOptions
 from runtime.model import load, load_shape
 from runtime.plan import even_spans
 from runtime.training import train
 from runtime.training.fixed import Averaged, Largest, Rounded
 from runtime.training.train import Hooks, Settings
-from tests.devices import planned, random_input, request, shaken
+from tests.devices import codebooks, planned, random_input, request, shaken
 from tests.test_training import data
 
 TOKENS = 16
@@ -57,6 +63,18 @@ def test_an_interval_covers_the_truth_as_often_as_it_says() -> None:
         assert found.low is not None and found.high is not None
         covered += found.low <= 0 <= found.high
     assert 0.93 <= covered / 400 <= 1
+
+
+def test_inputs_of_one_file_count_together() -> None:
+    """Ten files whose inputs are all alike are ten inputs, however many they have; and alone an input is a file."""
+    draw = random.Random(0)
+    files = [[draw.gauss(0, 1) for _ in range(10)]] * 3
+    repeated, origins = (
+        [[value for value in files[0] for _ in range(20)]] * 3,
+        [i for i in range(10) for _ in range(20)],
+    )
+    assert crossed(repeated, origins).low == pytest.approx(crossed(files).low)
+    assert crossed(files, list(range(10))) == crossed(files)
 
 
 def test_pairs_take_out_what_both_share() -> None:
@@ -182,6 +200,49 @@ def test_tokens_of_one_device_alone_are_never_coded(root: Path) -> None:
     assert subject.cut(even_spans(TOKENS, 1)) == subject.alone()
 
 
+def test_a_rate_is_chosen_for_each_method_on_what_is_held_back_from_training(root: Path, tmp_path: Path) -> None:
+    """What is held out is not looked at: it may as well be none of the model's inputs."""
+    made = data(root / "vit-tiny", rows=40)
+    found = replace(grid.recipe("digits", 0, None), tokens=TOKENS, astra=AstraOptions(groups=1, codewords=16))
+    found = replace(found, training=replace(found.training, steps=4, batch=4, warmup=1))
+    books = load_file(codebooks(root / "vit-tiny", {"groups": 1, "codewords": 16}, TOKENS, tmp_path / "books"))
+    rows = replace(made, test=made.test[:0], test_labels=None)
+    (tmp_path / "scratch").mkdir()
+    chosen = choice.rates(root / "vit-tiny", found, books, rows, tmp_path / "scratch")
+    assert chosen["held back"] == 5 and chosen["rates"].keys() == {grid.CODES, *grid.TRAINED}
+    for method, losses in chosen["losses"].items():
+        assert len(set(losses.values())) == 3 and losses[f"{chosen['rates'][method]:g}"] == min(losses.values())
+    part = choice.parted(made)
+    assert torch.equal(torch.cat([part.train, part.test]), made.train)
+    rates = {grid.CODES: 1e-4, "top-2": 3e-4}
+    given = {cell.label: cell.training.get("lr") for cell in cells("digits", 0, rates)}
+    assert given["G=16"] == given["G=1 no noise"] == 1e-4 and given["top-2"] == 3e-4 and given["top-8"] is None
+
+
+def test_cells_begin_once_their_original_and_the_rates_are_there(tmp_path: Path) -> None:
+    asked: list[Any] = []
+
+    class Pool(Executor):
+        def submit(self, job: Any, /, *what: Any, **more: Any) -> Future[Any]:
+            asked.extend(what)
+            return Future()
+
+    jobs = Jobs(Pool(), Bench(tmp_path, 1, 1), {"digits": None, "llama": {}})
+
+    def after(study: str, label: str, seed: int) -> list[Any]:
+        asked.clear()
+        jobs.go_on({"study": study, "label": label, "seed": seed, "rates": {grid.CODES: 1e-4}})
+        return list(asked)
+
+    def all_of(*seeds: int) -> list[grid.Cell]:
+        return [cell for seed in seeds for cell in cells("digits", seed, {grid.CODES: 1e-4})]
+
+    assert after("digits", "original", 1) == [] and after("digits", "original", 0) == ["digits"]
+    assert after("digits", "rates", 0) == all_of(1, 0) and after("digits", "original", 2) == all_of(2)
+    assert after("digits", "G=1", 2) == [] and after("llama", "original", 0) == list(cells("llama", 0, {}))
+    assert len(jobs.waiting) == 1 + len(all_of(0, 1, 2)) + 3
+
+
 # What is kept, and the page
 
 
@@ -207,15 +268,18 @@ def made_up(seeds: int, lift: float) -> list[dict[str, Any]]:
         more = {"distances": layers, "ranks": 0.9, "pooling": {"devices": [1.0] * 7, "copies": [1.0] * 8}}
         return {
             "study": study, "label": label, "seed": seed, "metric": METRICS[study], "data": study, "train": 5,
-            "inputs": 20, "seconds": {"all": 1.0}, "figures": each, **{k: v for k, v in more.items() if k in wants},
+            "inputs": 20, "origins": None, "seconds": {"all": 1.0}, "figures": each,
+            **{k: v for k, v in more.items() if k in wants},
         }  # fmt: skip
 
-    found = []
+    losses = {method: {f"{rate:g}": rate for rate in grid.RATES} for method in (grid.CODES, *grid.TRAINED)}
+    chosen = {"rates": dict.fromkeys(losses, grid.RATES[0]), "losses": losses, "held back": 9, "seconds": {"all": 1.0}}
+    found = [{"study": study, "label": "rates", "seed": 0} | chosen for study in grid.RIVALLED]
     for study in STUDIES:
         for seed in range(seeds):
             plain = ["alone", *(f"G={groups}" for groups in grid.GROUPS), *RIVALS]
             found.append(row(study, "original", seed, plain, ()))
-            for cell in cells(study, seed):
+            for cell in cells(study, seed, {}):
                 names = ["alone", f"devices {DEVICES}"]
                 if "devices" in cell.wants:
                     names += [f"devices {n}" for n in range(2, figures.MOST_DEVICES + 1)]
@@ -227,12 +291,34 @@ def made_up(seeds: int, lift: float) -> list[dict[str, Any]]:
     return found
 
 
+@pytest.mark.parametrize(
+    ("low", "high", "said"),
+    [(-0.5, 0.5, "holds"), (0.1, 0.9, "holds"), (-0.5, 3.0, "cannot be said"), (1.5, 3.0, "does not hold"),
+     (-3.0, -1.5, "does not hold"), (0.5, 3.0, "cannot be said")],
+)  # fmt: skip
+def test_no_difference_is_claimed_only_of_a_narrow_interval(low: float, high: float, said: str) -> None:
+    assert order.held(Mean((low + high) / 2, low, high, 3, 20), same=True) == said
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "said"),
+    [(-0.9, 2.0, "met"), (-3.0, -1.1, "missed"), (-1.5, 0.5, "met on average, the interval reaches -1.50"),
+     (-3.0, -0.5, "missed on average, the interval reaches -0.50")],
+)  # fmt: skip
+def test_an_aim_is_met_by_the_whole_interval_or_on_average(low: float, high: float, said: str) -> None:
+    assert page.reached(Mean((low + high) / 2, low, high, 3, 20), 1.0) == said
+
+
 def test_the_page_says_what_the_figures_say(tmp_path: Path) -> None:
     for lift, said in ((0.0, "no difference seen"), (5.0, "holds"), (-5.0, "does not hold")):
         text = order.text(Results(made_up(3, lift)))
-        (line,) = (line for line in text.splitlines() if "λ = 1 is better than λ = 0 |" in line and "| digits" in line)
+        (line,) = (
+            line for line in text.splitlines() if "λ = 1 is better than λ = 0, G = 1 |" in line and "| digits" in line
+        )
         assert line.endswith(f"| {said} |")
     page.write(tmp_path / "page.md", made_up(3, 0.0), 3)
     written = (tmp_path / "page.md").read_text()
+    assert "| top-2 | **0.000** | 0.000 | 0.000 |" in written and f"{len(made_up(3, 0.0)) - 2} models" in written
+    assert "llama 4 and 2" in written and "minilm 24 and 12" in written
     assert written.count("\n## ") >= 12 and "Theorem 2" in written and "nan" not in written
     assert {file.name for file in tmp_path.iterdir()} == {"page.md", "accuracy_digits.svg", "accuracy_corpus.svg"}

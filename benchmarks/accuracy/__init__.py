@@ -4,6 +4,7 @@
 
 grid.py       what is trained: the shipped recipes, varied
 store.py      where results lie, and what they depend on: what is there is not done again
+choice.py     at which rates: chosen on inputs held back from training
 work.py       one training and what is measured of it, in a process of its own
 figures.py    what is measured: tasks under cuts, losses and rivals
 theorems.py   the paper's two theorems on real activations

@@ -7,13 +7,13 @@ import multiprocessing
 import os
 import sys
 import time
-from collections.abc import Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from collections.abc import Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from benchmarks.accuracy import grid, page, store
-from benchmarks.accuracy.grid import Cell
 from benchmarks.accuracy.work import Bench
 
 HOME = grid.ROOT / "prepared" / "accuracy"
@@ -48,6 +48,34 @@ def main() -> None:
         print(f"{target} written; this time it took {time.monotonic() - began:.0f} s")
 
 
+@dataclass
+class Jobs:
+    """What waits, by (study, label, seed), and what comes after each result: after an original its cells, as soon as
+    the rates that suit them are known. rates: by study, None until they are chosen."""
+
+    pool: Executor
+    bench: Bench
+    rates: dict[str, Mapping[str, float] | None]
+    waiting: dict[Future[Path], tuple[str, str, int]] = field(default_factory=dict)
+    _originals: dict[str, list[int]] = field(default_factory=dict)
+
+    def go_on(self, row: Mapping[str, Any]) -> None:
+        """Let begin what this result was waited for."""
+        study, label, seed = row["study"], row["label"], row["seed"]
+        if label not in ("original", "rates"):
+            return
+        if label == "rates":
+            self.rates[study] = row["rates"]
+        else:
+            self._originals.setdefault(study, []).append(seed)
+            if seed == 0 and self.rates[study] is None:
+                self.waiting[self.pool.submit(self.bench.rates, study)] = (study, "rates", 0)
+        rates = self.rates[study]
+        for one in [] if rates is None else self._originals.pop(study, []):
+            for cell in grid.cells(study, one, rates or {}):
+                self.waiting[self.pool.submit(self.bench.cell, cell)] = (cell.study, cell.label, cell.seed)
+
+
 def everything(bench: Bench, studies: Sequence[str], seeds: int) -> tuple[list[dict[str, Any]], int]:
     """(all results, how many failed): as many jobs at a time as there are cores, each in one thread of torch."""
     os.environ["OMP_NUM_THREADS"] = "1"  # read by the processes of the pool when they load torch
@@ -55,28 +83,21 @@ def everything(bench: Bench, studies: Sequence[str], seeds: int) -> tuple[list[d
     found: list[dict[str, Any]] = []
     failed = 0
     with ProcessPoolExecutor(len(os.sched_getaffinity(0)), context) as pool:
-        waiting: dict[Future[Path], tuple[str, str, int]] = {}
+        jobs = Jobs(pool, bench, {study: None if study in grid.RIVALLED else {} for study in studies})
         for study in studies:
             for seed in range(seeds):
-                waiting[pool.submit(bench.original, study, seed)] = (study, "original", seed)
+                jobs.waiting[pool.submit(bench.original, study, seed)] = (study, "original", seed)
         began = time.monotonic()
-        while waiting:
-            done, _ = wait(waiting, return_when=FIRST_COMPLETED)
+        while jobs.waiting:
+            done, _ = wait(jobs.waiting, return_when=FIRST_COMPLETED)
             for future in done:
-                study, label, seed = waiting.pop(future)
-                ok = _told(future, study, label, seed, time.monotonic() - began, len(waiting))
-                if not ok:
+                study, label, seed = jobs.waiting.pop(future)
+                if not _told(future, study, label, seed, time.monotonic() - began, len(jobs.waiting)):
                     failed += 1
                     continue
                 found.append(store.read(future.result()))
-                if label == "original":
-                    for cell in grid.cells(study, seed):
-                        waiting[pool.submit(bench.cell, cell)] = _name(cell)
+                jobs.go_on(found[-1])
     return sorted(found, key=lambda one: (one["study"], one["seed"], one["label"])), failed
-
-
-def _name(cell: Cell) -> tuple[str, str, int]:
-    return cell.study, cell.label, cell.seed
 
 
 def _told(future: Future[Path], study: str, label: str, seed: int, elapsed: float, left: int) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -33,6 +33,7 @@ class Subject:
     inputs: Tensor
     aim: Tensor
     one_class_token: bool = False
+    _cuts: dict[tuple[Span, ...], Figures] = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def tokens(self) -> int:
@@ -48,8 +49,11 @@ class Subject:
         return self.figures(lambda rows: alone(rows, self.tokens))
 
     def cut(self, spans: Sequence[Span]) -> Figures:
-        """Consecutive tokens on each device."""
-        return self.figures(lambda rows: self.held(spans, rows))
+        """Consecutive tokens on each device; measured once."""
+        key = tuple(spans)
+        if key not in self._cuts:
+            self._cuts[key] = self.figures(lambda rows: self.held(spans, rows))
+        return self._cuts[key]
 
     def held(self, spans: Sequence[Span], rows: int) -> Holding:
         """As it was trained."""

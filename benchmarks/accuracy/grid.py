@@ -37,6 +37,9 @@ RIVALS: Mapping[str, Rival] = {
 }
 """Put on the original as they are; those of TRAINED also fine-tuned."""
 TRAINED = ("segment means, 4 per device", "segment means, 1 per device, int8", "top-8", "top-2")
+RIVALLED = ("digits", "corpus")  # studies with rivals
+CODES = "codes"
+RATES = (3e-5, 1e-4, 3e-4)  # of fine-tuning, from which codes and each of TRAINED are given the one that suits them
 
 
 @dataclass(frozen=True)
@@ -80,16 +83,27 @@ def untuned(found: Recipe) -> list[AstraOptions]:
     return [replace(found.astra, groups=groups) for groups in GROUPS]
 
 
-def cells(study: str, seed: int) -> Iterator[Cell]:
-    """All of one study and seed."""
+def suited(rival: str) -> dict[str, Any]:
+    """What is changed about the training for a rival: segments are of consecutive tokens."""
+    return {"assignment": "even"} if isinstance(RIVALS[rival], Averaged) else {}
+
+
+def cells(study: str, seed: int, rates: Mapping[str, float]) -> Iterator[Cell]:
+    """All of one study and seed. rates: of CODES and of rivals by name, where they are not the recipe's."""
+    for cell in _cells(study, seed):
+        method = cell.rival or CODES
+        given = {"lr": rates[method]} if method in rates else {}
+        yield replace(cell, training={**given, **cell.training})
+
+
+def _cells(study: str, seed: int) -> Iterator[Cell]:
     for groups in GROUPS:
         yield Cell(study, f"G={groups}", seed, {"groups": groups}, wants=_wants(study, groups))
-    if study in ("digits", "corpus"):
+    if study in RIVALLED:
         yield from _parts(study, seed)
         yield Cell(study, "G=16 dropout", seed, {"groups": 16}, {"message_dropout": 0.1}, wants=("lost",))
         for rival in TRAINED:
-            training = {"assignment": "even"} if isinstance(RIVALS[rival], Averaged) else {}
-            yield Cell(study, rival, seed, training=training, rival=rival)
+            yield Cell(study, rival, seed, training=suited(rival), rival=rival)
     if study == "digits":
         yield from _only_digits(seed)
 
@@ -113,7 +127,7 @@ def _parts(study: str, seed: int) -> Iterator[Cell]:
     """G = 1 with one part switched off."""
     off: dict[str, Mapping[str, Any]] = {
         "no noise": {"noise": 0.0},
-        "codebooks fixed": {"ema": FIXED},
+        "codebooks fixed": {"ema": FIXED, "reseed": False},
         "even assignment": {"assignment": "even"},
     }
     for name, training in off.items():

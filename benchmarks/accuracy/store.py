@@ -27,8 +27,8 @@ TRAINING = (
     "testbed/data/*.py", "testbed/prepare/source.py", "testbed/prepare/stages.py",
 )  # fmt: skip
 MEASURING = (
-    "benchmarks/accuracy/figures.py", "benchmarks/accuracy/theorems.py", "benchmarks/accuracy/work.py",
-    "testbed/prepare/similarity.py",
+    "benchmarks/accuracy/choice.py", "benchmarks/accuracy/figures.py", "benchmarks/accuracy/theorems.py",
+    "benchmarks/accuracy/work.py", "testbed/prepare/similarity.py",
 )  # fmt: skip
 
 

@@ -81,7 +81,8 @@ def full(residuals: Tensor, draw: torch.Generator) -> Tensor:
     """Draws from N(mean, covariance) of the residuals [n, D]."""
     values, vectors = torch.linalg.eigh(torch.cov(residuals.double().T, correction=0))
     drawn = torch.randn(residuals.shape, generator=draw).double() * values.clamp_min(0).sqrt()
-    return residuals.mean(0) + (drawn @ vectors.T).float()
+    made: Tensor = residuals.mean(0) + (drawn @ vectors.T).float()
+    return made
 
 
 def sliced(x: Tensor, y: Tensor) -> float:

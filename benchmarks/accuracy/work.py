@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import shutil
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -19,10 +20,10 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from benchmarks.accuracy import figures, store, theorems
+from benchmarks.accuracy import choice, figures, grid, store, theorems
 from benchmarks.accuracy.figures import Subject
 from benchmarks.accuracy.grid import DEVICES, RIVALS, Cell, recipe, untuned, varied
-from runtime.methods.astra import Astra, AstraOptions
+from runtime.methods.astra import Astra
 from runtime.model import load, load_shape
 from runtime.plan import even_spans
 from runtime.task import TASKS
@@ -58,12 +59,31 @@ class Bench:
         folder = self._folder(study, seed)
         if not (folder / DONE).exists():
             seconds: dict[str, float] = {}
-            with made(folder) as draft, timed(seconds, "original"):
-                self._train_original(found, draft)
+            with made(folder) as draft:
+                with timed(seconds, "original"):
+                    self._train_original(found, draft)
                 store.write(draft / DONE, seconds)
-        result = store.measured(folder, [self.inputs, [repr(rival) for rival in RIVALS.values()]])
+        codes = [repr(options) for options in untuned(found)]
+        result = store.measured(folder, [self.inputs, codes, [repr(rival) for rival in RIVALS.values()]])
         if not result.exists():
             store.write(result, self._measure_original(study, seed, found, folder))
+        return result
+
+    def rates(self, study: str) -> Path:
+        """Which rates suit codes and rivals, by the first seed of the original, which is there."""
+        found = recipe(study, 0, self.steps)
+        found = replace(found, astra=replace(found.astra, groups=1))
+        original = self._folder(study, 0)
+        depends = [original.name, plain(found), grid.RATES, choice.STEPS, choice.HELD_BACK]
+        folder = store.place(self.work, f"{study} rates", [*depends, [repr(RIVALS[one]) for one in grid.TRAINED]])
+        result = store.measured(folder, [])
+        if not result.exists():
+            seconds: dict[str, float] = {}
+            rows = _data(original, found.data, found.tokens, found.seed)
+            with timed(seconds, "rates"), tempfile.TemporaryDirectory() as scratch:
+                chosen = choice.rates(original, found, self._books(original, rows, found), rows, Path(scratch))
+            folder.mkdir(parents=True, exist_ok=True)
+            store.write(result, {"study": study, "label": "rates", "seed": 0, "seconds": seconds} | chosen)
         return result
 
     def cell(self, cell: Cell) -> Path:
@@ -108,16 +128,17 @@ class Bench:
                 train.adapt(original, RIVALS[cell.rival], rows, found.training, folder)
             return
         with timed(seconds, "k-means"):
-            books = self._books(original, rows, found.astra, found.tokens)
+            books = self._books(original, rows, found)
         with timed(seconds, "fine-tuning"), torch.enable_grad():
             train.finetune(original, books, rows, found.astra, found.training, folder)
 
-    def _books(self, original: Path, rows: Data, astra: AstraOptions, tokens: int) -> dict[str, Tensor]:
-        """k-means codebooks of an original, kept beside it."""
+    def _books(self, original: Path, rows: Data, found: Recipe) -> dict[str, Tensor]:
+        """k-means codebooks of an original, kept beside it; the seed chooses what they are of."""
+        astra, tokens = found.astra, found.tokens
         path = original / f"kmeans_{astra.groups}_{astra.codewords}_{astra.code}.safetensors"
         if not path.exists():
             count = min(len(rows.train), -(-VECTORS_PER_CODEWORD * astra.codewords // tokens))
-            chosen = torch.randperm(len(rows.train), generator=torch.Generator().manual_seed(0))[:count]
+            chosen = torch.randperm(len(rows.train), generator=torch.Generator().manual_seed(found.seed))[:count]
             draft = path.with_suffix(f".{id(self)}")
             with torch.inference_mode():
                 Astra.prepare(original, astra, [rows.train[i][:tokens] for i in chosen], draft)
@@ -131,7 +152,9 @@ class Bench:
         if rows.test_labels is None:
             count = min(count, TEXT_INPUTS)
         labels = None if rows.test_labels is None else rows.test_labels[_spread(len(rows.test), count)]
-        rows = replace(rows, test=rows.test[_spread(len(rows.test), count)], test_labels=labels)
+        chosen = _spread(len(rows.test), count)
+        origins = None if rows.test_origins is None else rows.test_origins[chosen]
+        rows = replace(rows, test=rows.test[chosen], test_labels=labels, test_origins=origins)
         return rows, _aim(original, rows, count)
 
     def _measure_original(self, study: str, seed: int, found: Recipe, folder: Path) -> dict[str, Any]:
@@ -142,9 +165,10 @@ class Bench:
         result: dict[str, list[float]] = {"alone": plainly.alone()}
         with timed(seconds, "measuring"):
             for options in untuned(found):
-                subject = figures.coded(folder, self._books(folder, rows, options, found.tokens), rows, aim)
+                books = self._books(folder, rows, replace(found, astra=options))
+                subject = figures.coded(folder, books, rows, aim)
                 result[f"G={options.groups}"] = subject.cut(cut)
-            for name, rival in RIVALS.items() if study in ("digits", "corpus") else ():
+            for name, rival in RIVALS.items() if study in grid.RIVALLED else ():
                 result[name] = figures.fixed(folder, rival, rows, aim).cut(cut)
         return _result(study, "original", seed, rows, seconds, folder) | {"figures": result}
 
@@ -173,6 +197,7 @@ def _result(
     return {
         "study": study, "label": label, "seed": seed, "metric": TASKS[shape.result].metric, "data": rows.name,
         "train": len(rows.train), "inputs": len(rows.test), "seconds": dict(seconds),
+        "origins": None if rows.test_origins is None else rows.test_origins.tolist(),
     }  # fmt: skip
 
 

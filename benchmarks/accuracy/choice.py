@@ -1,0 +1,82 @@
+"""Rates of fine-tuning: the best of the same few for codes and for each rival, on inputs held back from training.
+
+One seed and few steps. What is held back here was seen by the original, by no fine-tuning of a choice, and is not what
+the study measures on; the trainings of the study have it again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from benchmarks.accuracy.figures import Subject, coded, fixed
+from benchmarks.accuracy.grid import CODES, DEVICES, RATES, RIVALS, TRAINED, suited
+from runtime.model import load
+from runtime.plan import even_spans
+from runtime.task import TASKS
+from runtime.training import measure, train
+from runtime.training.data import Data
+from runtime.training.train import Settings
+from testbed.prepare.recipe import Recipe
+
+STEPS = 40
+HELD_BACK = 256  # inputs at most, and a quarter
+_BATCH = 32
+
+
+def rates(original: Path, found: Recipe, books: Mapping[str, Tensor], data: Data, scratch: Path) -> dict[str, Any]:
+    """{"rates": {method: the best of RATES}, "losses": {method: {rate: mean loss of the task}}}.
+
+    found: of the codes that stand for all, whose codebooks `books` are. data.train alone is used.
+    """
+    rows, losses = parted(data), dict[str, dict[str, float]]()
+    for method in (CODES, *TRAINED):
+        losses[method] = {}
+        for rate in RATES:
+            folder = scratch / f"{method} {rate:g}"
+            recipe = replace(found, training=_short(found.training, rate))
+            losses[method][f"{rate:g}"] = loss(_trained(method, original, recipe, books, rows, folder))
+    best = {method: float(min(one, key=one.__getitem__)) for method, one in losses.items()}
+    return {"rates": best, "losses": losses, "held back": len(rows.test)}
+
+
+def parted(data: Data) -> Data:
+    """The last rows to train on as those to measure with, the others to train on: nothing of what is held out."""
+    count = min(HELD_BACK, len(data.train) // 4)
+    train_labels = test_labels = None
+    if data.train_labels is not None:
+        train_labels, test_labels = data.train_labels[:-count], data.train_labels[-count:]
+    return Data(f"{data.name}, {count} held back", data.train[:-count], train_labels, data.train[-count:], test_labels)
+
+
+def _short(settings: Settings, rate: float) -> Settings:
+    steps = min(STEPS, settings.steps)
+    return replace(settings, lr=rate, steps=steps, warmup=min(settings.warmup, steps // 5))
+
+
+def _trained(
+    method: str, original: Path, found: Recipe, books: Mapping[str, Tensor], rows: Data, folder: Path
+) -> Subject:  # fmt: skip
+    aim = measure.targets(load(original), rows.test, rows.test_labels)
+    with torch.enable_grad():
+        if method == CODES:
+            train.finetune(original, books, rows, found.astra, found.training, folder)
+            return coded(folder, load_file(folder / train.CODEBOOKS), rows, aim)
+        train.adapt(original, RIVALS[method], rows, replace(found.training, **suited(method)), folder)
+    return fixed(folder, RIVALS[method], rows, aim)
+
+
+@torch.inference_mode()
+def loss(subject: Subject) -> float:
+    """Mean loss of the task over DEVICES devices: finer than what is right and wrong of few inputs."""
+    task, cut, total = TASKS[subject.model.shape.result], even_spans(subject.tokens, DEVICES), 0.0
+    for raw, aim in zip(torch.split(subject.inputs, _BATCH), torch.split(subject.aim, _BATCH), strict=True):
+        out = measure.outputs(subject.model, raw, subject.held(cut, len(raw)), subject.streams, subject.quantize)
+        total += float(task.loss(out, aim)) * len(raw)
+    return total / len(subject.inputs)
