@@ -5,6 +5,7 @@ Written here because every library solves one problem at a time, and 12 layers x
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -54,19 +55,24 @@ def _take(x: Tensor, index: Tensor) -> Tensor:
 
 def nearest(x: Tensor, centres: Tensor) -> tuple[Tensor, Tensor]:
     """Squared distance to, and index of, the nearest centre of each point, on the CPU: [G, n] both."""
-    half_squares = centres.square().sum(-1).mul_(0.5)
-    scores, index = torch.empty(x.shape[:2]), torch.empty(x.shape[:2], dtype=torch.long)
-    table = x.new_empty(min(PIECE, x.shape[1]), centres.shape[1])
-    for group in range(x.shape[0]):
+    # NumPy's products of few features and its argmax along rows take a sixth of what torch's do here. In one product:
+    # x·e - |e|²/2, the largest of which is the nearest.
+    points = torch.cat([x, x.new_full((*x.shape[:2], 1), -1.0)], -1).numpy()
+    half_squares = centres.square().sum(-1, keepdim=True).mul_(0.5)
+    factors = torch.cat([centres, half_squares], -1).transpose(1, 2).contiguous().numpy()
+    scores, index = np.empty(points.shape[:2], np.float32), np.empty(points.shape[:2], np.int64)
+    table = np.empty((min(PIECE, points.shape[1]), centres.shape[1]), np.float32)
+    for group in range(len(points)):
         # In pieces whose scores stay in the cache: whole, the table of all scores is 0.5 GB and memory sets the pace.
-        # NumPy's argmax is ten times as fast as torch's along rows, and gives the first of equals as that does.
-        for piece in range(0, x.shape[1], PIECE):
-            rows = (group, slice(piece, piece + PIECE))
-            part = table[: len(x[rows])]
-            torch.addmm(half_squares[group], x[rows], centres[group].T, beta=-1, out=part)
-            index[rows] = torch.from_numpy(part.numpy().argmax(-1))
-            scores[rows] = part.gather(1, index[rows].unsqueeze(1)).squeeze(1)
-    return (x.square().sum(-1) - 2 * scores).clamp_min_(0), index
+        for piece in range(0, points.shape[1], PIECE):
+            rows = slice(piece, piece + PIECE)
+            some = points[group, rows]
+            part = table[: len(some)]
+            np.dot(some, factors[group], out=part)
+            found = index[group, rows] = part.argmax(-1)
+            scores[group, rows] = part[np.arange(len(some)), found]
+    distance = x.square().sum(-1) - 2 * torch.from_numpy(scores)
+    return distance.clamp_min_(0), torch.from_numpy(index)
 
 
 def _reseed(x: Tensor, centres: Tensor, counts: Tensor, distance: Tensor) -> None:
