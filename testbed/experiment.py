@@ -129,7 +129,8 @@ class Experiment:
                 self._warn(network)
                 if self._network_is_declared(network, "before"):
                     self._skip("Ray did not come up")
-                    with control.cluster(network, self.folder.log_path) as ray, terminable():
+                    # Ray takes signals over when it comes up, and lets them go to nobody when it is down.
+                    with terminable(), control.cluster(network, self.folder.log_path) as ray, terminable():
                         self._take_turns(network, ray, ready)
                     self._network_is_declared(network, "after")
         except KeyboardInterrupt:

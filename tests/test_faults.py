@@ -191,6 +191,25 @@ def test_an_interrupted_run_keeps_its_records_and_leaves_nothing(
     assert runs.left_behind(out) == []
 
 
+@pytest.mark.root
+@networks.needs_root
+@pytest.mark.alone
+def test_a_run_that_is_told_to_end_once_ray_is_down_leaves_nothing(tmp_path: Path) -> None:
+    """Between the last method and the end, when links are measured again: Ray has had the signal, and let it go."""
+    out = tmp_path / "out"
+    file = runs.topology(tmp_path, runs.PAIRS[runs.STAR], methods="[single]", repeats=1)
+    with runs.started(file, out) as process:
+        runs.until(lambda: runs.records(out), process)
+        words = Path("/proc", str(runs.raylet_pid(runs.read(out, "manifest.json")["run_id"], 1)), "cmdline")
+        runs.until(lambda: not (words.exists() and words.read_text()), process)  # gone, or a zombie
+        process.send_signal(signal.SIGTERM)
+        output, _ = process.communicate(timeout=60)
+    assert process.returncode == 130, output
+    found = runs.read(out, "summary.json")
+    assert found["methods"][0]["status"] == "ok" and found["network"]["verdict"] in ("ok", "unverified")
+    assert runs.left_behind(out) == []
+
+
 @pytest.mark.alone  # any run that starts meanwhile would clean up what this one left
 def test_clean_restores_the_machine_after_kill_9(tmp_path: Path) -> None:
     """Of plain processes; tests/test_kill.py does it to networks."""
