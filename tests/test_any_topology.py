@@ -290,7 +290,7 @@ def answers(network: Network, a: str, b: str) -> bool:
 @pytest.mark.skipif(
     os.geteuid() != 0 or not shutil.which("mnexec") or not shutil.which("ping"), reason="needs root, mnexec and ping"
 )
-@settings(bounded, max_examples=4, phases=[Phase.generate])
+@settings(bounded, max_examples=6, phases=[Phase.generate])
 @given(text=small_files())
 def test_a_small_network_that_is_accepted_comes_up_and_all_its_pairs_answer(text, tmp_path):
     file = tmp_path / "t.yaml"

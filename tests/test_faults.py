@@ -210,15 +210,21 @@ def test_a_run_that_is_told_to_end_once_ray_is_down_leaves_nothing(tmp_path: Pat
     assert runs.left_behind(out) == []
 
 
-@pytest.mark.alone  # any run that starts meanwhile would clean up what this one left
-def test_clean_restores_the_machine_after_kill_9(tmp_path: Path) -> None:
-    """Of plain processes; tests/test_kill.py does it to networks."""
-    out = tmp_path / "out"
-    with runs.started(runs.paced(tmp_path, runs.PAIRS[runs.LOCAL], {"sequence": 0.5}, **LONG), out) as process:
+def _killed(folder: Path) -> Path:
+    """The folder of a run that left something behind."""
+    out = folder / "out"
+    with runs.started(runs.paced(folder, runs.PAIRS[runs.LOCAL], {"sequence": 0.5}, **LONG), out) as process:
         runs.until(lambda: runs.records(out), process)
         process.kill()
         process.communicate(timeout=60)
     assert runs.left_behind(out)
+    return out
+
+
+@pytest.mark.alone  # any run that starts meanwhile would clean up what this one left
+def test_clean_restores_the_machine_after_kill_9(tmp_path: Path) -> None:
+    """Of plain processes; tests/test_kill.py does it to networks."""
+    out = _killed(tmp_path)
     command = [sys.executable, "-m", "testbed.clean"]
     done = subprocess.run(command, cwd=runs.ROOT, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
@@ -227,12 +233,7 @@ def test_clean_restores_the_machine_after_kill_9(tmp_path: Path) -> None:
 
 @pytest.mark.alone  # any run that starts meanwhile would clean up what this one left
 def test_the_next_run_restores_the_machine_too(tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    with runs.started(runs.paced(tmp_path, runs.PAIRS[runs.LOCAL], {"sequence": 0.5}, **LONG), out) as process:
-        runs.until(lambda: runs.records(out), process)
-        process.kill()
-        process.communicate(timeout=60)
-    assert runs.left_behind(out)
+    out = _killed(tmp_path)
     code, text = runs.run(runs.paced(tmp_path, runs.PAIRS[runs.LOCAL], {"single": 0.01}, repeats=1), tmp_path / "next")
     assert code == 0, text
     assert "removed what a crashed run had left" in text

@@ -45,7 +45,7 @@ name: killed
 backend: mininet
 hosts: {h1: {cpu: 0.5}, h2: {cpu: 0.5}}
 switches: [s1]
-defaults: {link: {rate: 20 Mbit/s, delay: 2 ms}}
+defaults: {link: {rate: 20 Mbit/s, delay: 2 ms, loss: 0.5 %}}
 links: [h1 - s1, h2 - s1]
 run: {source: h1, model: vit-tiny, tokens: 20, methods: [sequence], repeats: 3, budget: 10 s}
 """
