@@ -268,11 +268,14 @@ def _frames(mesh: TcpMesh, others: Sequence[int]) -> dict[str, float]:
 
 
 def _busy_s() -> float:
-    """Of all cores together, since some moment: all but idling and waiting for disks. Only these are measured; a
-    kernel may count what is done by whoever it meets when its clock ticks."""
-    words = Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:]
-    idle_s = (int(words[_IDLE]) + int(words[_IO_WAIT])) / os.sysconf("SC_CLK_TCK")
-    return time.perf_counter() * len(os.sched_getaffinity(0)) - idle_s
+    """Of all cores that this process may use, since some moment: all but idling and waiting for disks. Only these are
+    measured; a kernel may count what is done by whoever it meets when its clock ticks."""
+    cores, ticks = os.sched_getaffinity(0), 0
+    for line in Path("/proc/stat").read_text().splitlines():
+        name, *words = line.split()
+        if name.startswith("cpu") and name[3:].isdigit() and int(name[3:]) in cores:
+            ticks += int(words[_IDLE]) + int(words[_IO_WAIT])
+    return time.perf_counter() * len(cores) - ticks / os.sysconf("SC_CLK_TCK")
 
 
 if __name__ == "__main__":
