@@ -69,7 +69,8 @@ def evaluate(
         requests = max(1, min(_LOSSY_REQUESTS, _LOSSY_TRAINS // max(1, trains(work))))
         return found(Load(requests), costs)
     one = found(None, costs)
-    if not one.dropped or costs is None or not costs.send_s:
+    many = (1 + len(_NEARBY)) * trains(work) > _LOSSY_TRAINS
+    if not one.dropped or many or costs is None or not costs.send_s:
         return one
     return median_of([one, *(found(None, replace(costs, send_s=part * costs.send_s)) for part in _NEARBY)])
 

@@ -2,7 +2,8 @@
 
 `measure` runs this file as `python -m testbed.predict.machine` in namespaces of its own: four hosts, as a small run,
 that share its cores; with a cable between any two, shaped as those of a run to more than the machine carries in all,
-then with a switch between them, then with cables so fast that several frames are handed down as one packet. Their
+then with a switch between them, then with cables so fast that several frames are handed down as one packet. Two more
+are by themselves, so that what a stage takes holds no waiting for a core, which predictions add themselves. Their
 processes send messages to each other with the runtime's own sockets; nothing is left behind when they end. That needs
 root, like the networks themselves.
 """
@@ -15,7 +16,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict
 from functools import cache
 from itertools import combinations
@@ -35,25 +36,25 @@ from runtime.shape import Shape
 from runtime.stages import Replayed
 from runtime.transport.tcp import TcpMesh
 from runtime.transport.wire import TOKEN_BYTES, Kind
-from testbed.linetime import SEGMENT_BYTES
-from testbed.predict.work import EMULATED, Costs
+from testbed.predict.flow import frames_of
+from testbed.predict.work import ELEMENT_BYTES, EMULATED, Costs
 from testbed.shape import LINE_OVERHEAD_BYTES, ONE_BY_ONE_BIT_S, SUPERPACKET_FRAMES, free_bytes, superpacket_frames
-from testbed.topology import MIN_QUEUE_BYTES
 
 MODULE = "testbed.predict.machine"
 LIMIT_S = 60.0
-CABLE, SWITCH, FAST = "cable", "switch", "fast"
-HOSTS = 4
+CABLE, SWITCH, FAST, PAIR = "cable", "switch", "fast", "pair"
+HOSTS = {CABLE: 4, SWITCH: 4, FAST: 4, PAIR: 2}
 # Cables carry more than the machine, one frame at a time or several as one packet. A switch's lines, on which all that
 # a host sends and is sent waits in one queue, keep packets waiting: that costs as well.
-RATES_BIT_S = {CABLE: ONE_BY_ONE_BIT_S, SWITCH: ONE_BY_ONE_BIT_S / 3, FAST: 500e6}
+RATES_BIT_S = {CABLE: ONE_BY_ONE_BIT_S, SWITCH: ONE_BY_ONE_BIT_S / 3, FAST: 500e6, PAIR: ONE_BY_ONE_BIT_S}
 _IDLE, _IO_WAIT = 3, 4  # columns of /proc/stat
-_SMALL_BYTES, _LARGE_BYTES = 64, 1 << 20
-_REPEATS, _REST_S, _LARGE, _ROUNDS = 100, 3e-3, 4, 4
+_SMALL_BYTES = 64
+_REPEATS, _REST_S, _ROUNDS = 100, 3e-3, 4
+_QUEUE_BYTES = 1 << 22  # all that is sent to a host at once: what is dropped would be sent again, and counted
 _PAUSES, _PAUSE_S, _CACHED_BYTES = 12, 30e-3, 1 << 24
-_REPLAYED = ("late_s", "stage_s", "code_s")
 _SHAPE, _TOKENS = Shape("vit", layers=12, width=768, heads=12, kv_heads=12, head_dim=64, hidden=3072), 64
-_STAGES_FROM = 1 << 16  # numbers of requests that no other measurement uses
+_MANY_TOKENS = 1024  # each host sends its share of them, as wide as the model, to each other one in every layer
+_FROM = 1 << 16  # numbers of requests that no other measurement uses
 
 
 @cache
@@ -74,18 +75,25 @@ def main() -> None:
     """Print the costs as JSON. To be run in namespaces of its own only."""
     _run("mount", "--make-rprivate", "/")
     _run("mount", "-t", "tmpfs", "none", "/run")
-    cable, switch, fast = (_talk(_network(kind), kind) for kind in (CABLE, SWITCH, FAST))
+    cable, switch, fast, pair = (_talk(_network(kind), kind) for kind in (CABLE, SWITCH, FAST, PAIR))
     # Of a packet with one frame, and of one with several: what the packet costs, and what each frame does.
     one_s, several_s = cable["frame_s"], SUPERPACKET_FRAMES * fast["frame_s"]
     frame_s = min(one_s, max(0.0, several_s - one_s) / (SUPERPACKET_FRAMES - 1))
     lines = {"packet_s": one_s - frame_s, "frame_s": frame_s, "hop_s": max(0.0, switch["frame_s"] - one_s)}
-    messages = {name: cable[name] for name in ("send_s", "receive_s", "rest_s", *_REPLAYED)}
-    print(json.dumps(asdict(Costs(**messages, **lines, cores=len(os.sched_getaffinity(0)), kind=EMULATED))))
+    # The packet's way to whom it is for is part of the call that hands it over, and is counted by itself. Half of a
+    # round trip is that call, waking who waits, and taking.
+    messages = {
+        "send_s": max(0.0, cable["send_s"] - one_s),
+        "receive_s": max(cable["take_s"], cable["half_s"] - cable["send_s"]),
+        "rest_s": max(0.0, cable["cold_s"] - cable["half_s"]),
+    }
+    cores = len(os.sched_getaffinity(0))
+    print(json.dumps(asdict(Costs(**messages, **lines, **pair, cores=cores, kind=EMULATED))))
 
 
 def _network(kind: str) -> list[str]:
     """Namespaces, joined by cables or by a switch, all shaped; their names."""
-    names = [f"{kind}{rank}" for rank in range(HOSTS)]
+    names = [f"{kind}{rank}" for rank in range(HOSTS[kind])]
     rate_bit_s = RATES_BIT_S[kind]
     for name in names:
         _run("ip", "netns", "add", name)
@@ -99,7 +107,7 @@ def _network(kind: str) -> list[str]:
             _shape("", name, rate_bit_s)
             _port(name, "eth", _address(kind, rank, 0), rate_bit_s)
         return names
-    for a, b in combinations(range(HOSTS), 2):
+    for a, b in combinations(range(len(names)), 2):
         eth = f"eth{a}{b}"
         _run("ip", "link", "add", "name", eth, "netns", names[a],
              "type", "veth", "peer", "name", eth, "netns", names[b])  # fmt: skip
@@ -120,10 +128,10 @@ def _shape(host: str, port: str, rate_bit_s: float) -> None:
 
 
 def _tbf(rate_bit_s: float) -> tuple[str, ...]:
-    """As `testbed.shape` has it."""
+    """As `testbed.shape` has it, but for a queue that loses nothing."""
     overhead = str(LINE_OVERHEAD_BYTES * superpacket_frames(rate_bit_s))
     words = ("rate", f"{round(rate_bit_s)}bit", "overhead", overhead, "burst", str(int(free_bytes(rate_bit_s, "tbf"))))
-    return ("root", "tbf", *words, "limit", str(MIN_QUEUE_BYTES))
+    return ("root", "tbf", *words, "limit", str(_QUEUE_BYTES))
 
 
 def _address(kind: str, rank: int, peer: int) -> str:
@@ -158,9 +166,10 @@ def _host(name: str, rank: int, kind: str, out: Connection) -> None:
         if ctypes.CDLL(None, use_errno=True).setns(namespace.fileno(), 0):
             raise OSError(ctypes.get_errno(), "setns")
     torch.set_num_threads(1)  # as devices there
-    others = [other for other in range(HOSTS) if other != rank]
+    world = HOSTS[kind]
+    others = [other for other in range(world) if other != rank]
     addresses = sorted({_address(kind, rank, other) for other in others})
-    mesh = TcpMesh(rank, HOSTS, bytes(TOKEN_BYTES), addresses, LIMIT_S / 4)
+    mesh = TcpMesh(rank, world, bytes(TOKEN_BYTES), addresses, LIMIT_S / 4)
     meeting = Path("/run")
     draft = meeting / f"{name}.new"
     draft.write_text(json.dumps(mesh.ports))
@@ -172,11 +181,10 @@ def _host(name: str, rank: int, kind: str, out: Connection) -> None:
             time.sleep(0.01)
         peers[lower] = (address, json.loads(path.read_text())[address])
     mesh.join(peers)
-    # With each of the others in turn: where two processes run makes a difference.
-    pairs = [_messages(mesh, other) for other in (others if rank == 0 else [0])] if kind == CABLE else []
-    found = {name: median(pair[name] for pair in pairs) for name in pairs[0]} if pairs else {}
-    found |= _stages(mesh) if kind == CABLE else {}
-    found |= _frames(mesh, others)
+    found = _stages(mesh) if kind == PAIR else _frames(mesh)
+    if kind == CABLE:  # with each of the others in turn: where two processes run makes a difference
+        pairs = [_messages(mesh, other) for other in (others if rank == 0 else [0])]
+        found |= {name: median(pair[name] for pair in pairs) for name in pairs[0]}
     mesh.flush()
     if rank == 0:
         out.send(found)
@@ -184,34 +192,34 @@ def _host(name: str, rank: int, kind: str, out: Connection) -> None:
 
 
 def _messages(mesh: TcpMesh, peer: int) -> dict[str, float]:
-    """Seconds of handing over a small message, and of its way through the kernel, waking who waits for it, and taking
-    it: half of a round trip is both; of a message that has come meanwhile, the CPU that taking it needs. After a rest,
-    as between layers: what has just run is faster; and how much slower all that is after a pause, as between requests.
+    """Seconds of handing over a small message; of half a round trip; of taking a message that has come meanwhile, of
+    CPU. After a rest, as between layers: what has just run is faster. And of half a round trip after a pause, as
+    between requests.
     """
     tensor = torch.zeros(_SMALL_BYTES, dtype=torch.uint8)
-    sends_s, halves_s = _round_trips(mesh, peer, range(_REPEATS), lambda: time.sleep(_REST_S))
+    sends_s, halves_s = _round_trips(mesh, peer, range(_FROM, _FROM + _REPEATS), _rest)
     takes_s = list[float]()
-    for number in range(_REPEATS, 2 * _REPEATS):
+    for number in range(_FROM + _REPEATS, _FROM + 2 * _REPEATS):
         mesh.send(peer, Kind.EXCHANGE, number, 0, tensor)
         time.sleep(_REST_S)
         began = time.thread_time()
         mesh.receive(peer, Kind.EXCHANGE, number, 0)
         takes_s.append(time.thread_time() - began)
-    _, cold_s = _round_trips(mesh, peer, range(2 * _REPEATS, 2 * _REPEATS + _PAUSES), _pause)
+    _, cold_s = _round_trips(mesh, peer, range(_FROM + 2 * _REPEATS, _FROM + 2 * _REPEATS + _PAUSES), _pause)
     if mesh.rank:
-        return {}
-    send_s, half_s = median(sends_s), median(halves_s)
-    receive_s = max(median(takes_s), half_s - send_s)
-    return {"send_s": send_s, "receive_s": receive_s, "rest_s": max(0.0, median(cold_s) - half_s)}
+        return {"send_s": 0.0}
+    return {
+        "send_s": median(sends_s), "half_s": median(halves_s), "take_s": median(takes_s), "cold_s": median(cold_s)
+    }  # fmt: skip
 
 
 def _round_trips(
-    mesh: TcpMesh, peer: int, numbers: Iterable[int], rest: Callable[[], None]
+    mesh: TcpMesh, peer: int, numbers: Iterable[int], rest: Callable[[int], None]
 ) -> tuple[list[float], list[float]]:
     """Of small messages from rank 0 to another and back: seconds of handing one over, and half of the whole."""
     tensor, sends_s, halves_s = torch.zeros(_SMALL_BYTES, dtype=torch.uint8), list[float](), list[float]()
     for number in numbers:
-        rest()
+        rest(2 if mesh.rank == 0 else 1)  # who asks rests longer: whom it asks waits by then
         began = time.perf_counter()
         if mesh.rank == 0:
             mesh.send(peer, Kind.EXCHANGE, number, 0, tensor)
@@ -223,21 +231,20 @@ def _round_trips(
     return sends_s, halves_s
 
 
-def _pause() -> None:
+def _rest(times: int) -> None:
+    time.sleep(times * _REST_S)
+
+
+def _pause(times: int) -> None:
     """Long, with other work in it that leaves nothing in the caches."""
     torch.ones(_CACHED_BYTES, dtype=torch.uint8).sum()
-    time.sleep(_PAUSE_S)
+    time.sleep(times * _PAUSE_S)
 
 
 def _stages(mesh: TcpMesh) -> dict[str, float]:
     """Seconds by which a device that replays wakes late, and of a stage that no time is allowed for: a small run."""
-    plan = place("astra", {}, _SHAPE, _TOKENS, Cluster(tuple(f"h{rank}" for rank in range(mesh.world))))
-    stages = Replayed(lambda stage, _: _REST_S if stage == "input" else 0.0)
-    method = methods.load("astra")(HollowWeights(_SHAPE), plan, mesh.rank, stages=stages)
     late_s, code_s, other_s = list[float](), list[float](), list[float]()
-    for request in range(_REPEATS // _SHAPE.layers):
-        stages.restart()
-        method.forward(torch.zeros(_TOKENS // mesh.world, _SHAPE.width), Exchange(mesh, _STAGES_FROM + request, stages))
+    for stages in _requests(mesh, "astra", _TOKENS, range(_REPEATS // _SHAPE.layers)):
         late_s += stages.late_s
         code_s += [seconds for kind, *_, seconds in stages.spans if kind == "code"]
         # What is neither replayed, nor coding, nor the network's, what lies between stages included.
@@ -247,24 +254,30 @@ def _stages(mesh: TcpMesh) -> dict[str, float]:
     return {"late_s": median(late_s), "stage_s": median(other_s), "code_s": median(code_s)}
 
 
-def _frames(mesh: TcpMesh, others: Sequence[int]) -> dict[str, float]:
-    """Seconds of CPU of the whole machine for each frame, while all hosts send to all others, and hold what they are
-    sent as long as a layer does, after a rest: memory that was given back has to be had again.
+def _frames(mesh: TcpMesh) -> dict[str, float]:
+    """Seconds of CPU of the whole machine for each frame, while all hosts send to all others what a layer of sequence
+    parallelism sends, after a rest, and hold it as long: memory that was given back has to be had again.
 
-    The least of some rounds: what else runs on the machine only adds to it.
+    The least of some requests: what else runs on the machine only adds to it.
     """
-    tensor, found = torch.zeros(_LARGE_BYTES, dtype=torch.uint8), list[float]()
-    count = mesh.world * len(others) * _LARGE * _LARGE_BYTES / SEGMENT_BYTES
-    for begin in range(0, _ROUNDS * _LARGE, _LARGE):
-        began_s = _busy_s()
-        for number in range(begin, begin + _LARGE):
-            time.sleep(_REST_S)
-            for other in others:
-                mesh.send(other, Kind.EXCHANGE, number, 0, tensor)
-            held = [mesh.receive(other, Kind.EXCHANGE, number, 0) for other in others]
-            del held
-        found.append((_busy_s() - began_s) / count)
-    return {"frame_s": min(found)}
+    found, began_s = list[float](), _busy_s()
+    for _ in _requests(mesh, "sequence", _MANY_TOKENS, range(_ROUNDS)):
+        ended_s = _busy_s()
+        found.append(ended_s - began_s)
+        began_s = ended_s
+    messages = mesh.world * (mesh.world - 1) * _SHAPE.layers
+    return {"frame_s": min(found) / messages / frames_of(_MANY_TOKENS // mesh.world * _SHAPE.width * ELEMENT_BYTES)}
+
+
+def _requests(mesh: TcpMesh, name: str, tokens: int, numbers: Iterable[int]) -> Iterator[Replayed]:
+    """Forward passes of a method without weights, that rests once in a layer; the stages of each."""
+    plan = place(name, {}, _SHAPE, tokens, Cluster(tuple(f"h{rank}" for rank in range(mesh.world))))
+    stages = Replayed(lambda stage, _: _REST_S if stage == "input" else 0.0)
+    method = methods.load(name)(HollowWeights(_SHAPE), plan, mesh.rank, stages=stages)
+    for number in numbers:
+        stages.restart()
+        method.forward(torch.zeros(tokens // mesh.world, _SHAPE.width), Exchange(mesh, number, stages))
+        yield stages
 
 
 def _busy_s() -> float:

@@ -59,8 +59,9 @@ class Costs:
     kind: str = GIVEN
 
     def alone(self) -> Costs:
-        """The same where every device is a machine of its own."""
-        return replace(self, packet_s=0.0, frame_s=0.0, hop_s=0.0, late_s=0.0, stage_s=0.0, code_s=0.0, cores=None)
+        """The same where every device is a machine of its own: handing over a packet is all of its way."""
+        send_s = self.send_s + self.line_s(1, 1, 0)
+        return Costs(send_s, self.receive_s, self.per_byte_s, rest_s=self.rest_s, kind=self.kind)
 
     def line_s(self, frames: float, packets: float, index: int) -> float:
         """Seconds of a core that packets of so many frames take, on the line of that place on their way."""
