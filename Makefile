@@ -3,7 +3,8 @@
 # make test-kernel tests in a guest whose kernel has netem and Open vSwitch; regenerates that part of docs/fidelity.md
 # sudo make fidelity [SHAPER=relay]   the same part for this machine's kernel, about 10 minutes
 # sudo make paper  the three sweeps of the paper's figures, then docs/paper.html; stopped at any time, it goes on there
-# make accuracy   what is missing of docs/accuracy.md: trains about a hundred small models, under 90 minutes on 2 cores
+# sudo make accuracy  what is missing of docs/accuracy.md, which trains about a hundred small models, and of docs/lossy.md,
+#                 codes over UDP on lossy links: together under 90 minutes on 2 cores; stopped at any time, it goes on there
 # make lint        ruff and mypy
 
 PYTHON ?= python3
@@ -36,7 +37,7 @@ paper: setup
 	done; $(BIN)/python -m testbed.report sweeps/paper_fig1 sweeps/paper_devices sweeps/paper_tokens --out docs/paper.html
 
 accuracy: setup
-	@$(GIVE_BACK) $(BIN)/python -m benchmarks.accuracy
+	@$(GIVE_BACK) $(BIN)/python -m benchmarks.accuracy && $(BIN)/python benchmarks/lossy.py --write docs/lossy.md
 
 setup: system .venv/.installed
 

@@ -17,23 +17,22 @@ from testbed.summary import latencies, summary
 from testbed.tables import METRICS, NONE, duration, metric
 
 TITLES = {"digits": "ViT on digits", "corpus": "byte-level GPT-2 on the corpus"}
-GROUPS = (1, 32)
+LABELS = {"digits": "top-1", "corpus": "perplexity"}
 
 
 @dataclass(frozen=True)
 class Variant:
-    """A model to prepare: kind of data, groups of its codes, whether it was trained with message dropout."""
+    """A model to prepare: kind of data, groups of its codes."""
 
     kind: str
     groups: int
-    dropout: bool
 
     @property
     def name(self) -> str:
-        return f"{self.kind}_g{self.groups}{'_dropout' * self.dropout}"
+        return f"{self.kind}_g{self.groups}"
 
 
-VARIANTS = [Variant(kind, groups, dropout) for kind in TITLES for groups in GROUPS for dropout in (False, True)]
+VARIANTS = [Variant("digits", 1), Variant("digits", 32), Variant("corpus", 1)]
 
 
 @dataclass(frozen=True)
@@ -77,12 +76,12 @@ def _scores(run: RunData, label: str) -> dict[int, dict[str, Any]]:
 
 HEAD = (
     "loss", "TCP: latency", "UDP: latency", "UDP / TCP", "codes not there", "task over TCP", "task over UDP",
-    "against TCP", "against one device", "trained with dropout", "against without",
+    "against TCP", "against one device",
 )  # fmt: skip
 
 
 def text(found: list[Cell], variant: Variant) -> list[str]:
-    """The table of a model and its sister that was trained with dropout."""
+    """The table of a model."""
     settings = sorted({(cell.bursts, cell.loss) for cell in found if cell.variant == variant})
     rows = [HEAD, ("---",) * len(HEAD), *(_row(found, variant, setting) for setting in settings)]
     return ["| " + " | ".join(words) + " |" for words in rows]
@@ -95,14 +94,13 @@ def one(found: Sequence[Cell], variant: Variant, setting: tuple[bool, float], ud
 
 
 def _row(found: Sequence[Cell], variant: Variant, setting: tuple[bool, float]) -> tuple[str, ...]:
-    sister = Variant(variant.kind, variant.groups, True)
     tcp, udp = (one(found, variant, setting, over) for over in (False, True))
-    trained, (bursts, loss) = one(found, sister, setting, True), setting
+    bursts, loss = setting
     share = None if udp is None or udp.found["lost"] is None else udp.found["lost"]["share"]
     return (
         f"{100 * loss:g} %{' in bursts' * bursts}", _latency(tcp), _latency(udp), _slower(udp, tcp),
         NONE if share is None else f"{100 * share:.2g} %", _worth(tcp), _worth(udp), _paired(against(udp, tcp)),
-        _paired(None if udp is None else udp.found["here"]), _worth(trained), _paired(against(trained, udp)),
+        _paired(None if udp is None else udp.found["here"]),
     )  # fmt: skip
 
 
@@ -153,22 +151,22 @@ PREFACE = """\
 ASTRA's codes over UDP, each datagram once, tokens masked out whose codes have not come {deadline} after a device began
 to wait for a layer, against the same codes over TCP, which sends again. 4 devices in a star of 20 Mbit/s and 5 ms per
 link; every frame from a host to the switch is lost with the probability of the row, independently or in bursts of
-{burst} on average; input and result travel over TCP and are lost alike. Task: by the outputs of these very requests on
-held-out inputs, top-1, or perplexity of the byte after the prompt; over UDP against TCP and against one device: on the
-same requests, the difference, or the ratio of perplexities. Latency: median; UDP / TCP: geometric mean of the ratios of
-the same requests. Codes not there: of the tokens that could have been missed, lost or late. Intervals of 95 %. Trained
-with dropout: fine-tuned with `message_dropout: {dropout}`, over UDP, and against the model without it on the same
-requests. `{command}` repeats all of it.
+{burst} on average; every device has the input, results travel over TCP and are lost alike. Task: by the outputs of
+these very requests on held-out inputs, top-1, or perplexity of the byte after the prompt; over UDP against TCP and
+against one device: on the same requests, the difference, or the ratio of perplexities. Latency: median; UDP / TCP:
+geometric mean of the ratios of the same requests. Codes not there: of the tokens that could have been missed, lost or
+late. Intervals of 95 %. What losses cost on all held-out inputs, and models trained with message dropout:
+[accuracy.md](accuracy.md). `{command}` repeats all of it.
 
 ![latency and task against loss]({plot})
 """
 
 
 def document(found: list[Cell], plot: str, settings: Mapping[str, Any]) -> str:
-    """Markdown. settings: deadline, burst, dropout, command."""
+    """Markdown. settings: deadline, burst, command."""
     parts = [PREFACE.format(plot=plot, **settings)]
     for variant in VARIANTS:
-        if not variant.dropout and any(cell.variant == variant for cell in found):
+        if any(cell.variant == variant for cell in found):
             parts += [f"## {TITLES[variant.kind]}, G = {variant.groups}", "", *text(found, variant), ""]
     if left := [cell for cell in found if not cell.good]:
         parts.append(f"Left out: {len(left)} of {len(found)} cells failed, or their network was not the declared one.")
@@ -182,29 +180,27 @@ def draw(found: list[Cell], path: Path) -> None:
 
     from testbed.page.paper import SETTINGS
 
-    plain = [one for one in VARIANTS if not one.dropout and any(cell.variant == one for cell in found)]
+    plain = [one for one in VARIANTS if any(cell.variant == one for cell in found)]
     with mpl.rc_context(SETTINGS):
         figure = Figure(figsize=(2.6 * len(plain), 4.6))
         axes = figure.subplots(2, len(plain), squeeze=False, sharex=True)
         for column, variant in enumerate(plain):
-            for line, bursts, udp, dropout in _lines():
-                own = Variant(variant.kind, variant.groups, dropout)
-                _line(axes[:, column], line, [c for c in found if (c.variant, c.udp) == (own, udp) and c.good], bursts)
+            for line, bursts, udp in _lines():
+                own = [c for c in found if (c.variant, c.udp) == (variant, udp) and c.good]
+                _line(axes[:, column], line, own, bursts)
             axes[0, column].set(title=f"{TITLES[variant.kind]}, G = {variant.groups}", ylim=(0, None))
-            axes[1, column].set(xlabel="loss, %")
+            axes[1, column].set(xlabel="loss, %", ylabel=LABELS[variant.kind])
         axes[0, 0].set(ylabel="latency, s")
-        axes[1, 0].set(ylabel="top-1; perplexity")
-        figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
+        figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False)
         figure.savefig(path, metadata={"Date": None})
 
 
-def _lines() -> Iterator[tuple[dict[str, Any], bool, bool, bool]]:
-    """Looks, in bursts or not, over UDP or not, trained with dropout or not."""
+def _lines() -> Iterator[tuple[dict[str, Any], bool, bool]]:
+    """Looks, in bursts or not, over UDP or not."""
     for bursts, dash in ((False, "-"), (True, "--")):
         more = ", bursts" * bursts
-        yield {"color": "#0072B2", "ls": dash, "marker": "o", "label": f"TCP{more}"}, bursts, False, False
-        yield {"color": "#D55E00", "ls": dash, "marker": "s", "label": f"UDP{more}"}, bursts, True, False
-        yield {"color": "#009E73", "ls": dash, "marker": "^", "label": f"UDP, dropout{more}"}, bursts, True, True
+        yield {"color": "#0072B2", "ls": dash, "marker": "o", "label": f"TCP{more}"}, bursts, False
+        yield {"color": "#D55E00", "ls": dash, "marker": "s", "label": f"UDP{more}"}, bursts, True
 
 
 def _line(axes: Any, look: dict[str, Any], found: list[Cell], bursts: bool) -> None:
