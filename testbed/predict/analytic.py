@@ -83,7 +83,7 @@ class _Clocks:
     """One evaluation."""
 
     def __init__(self, topology: Topology, work: Work, costs: Costs) -> None:
-        self._work, self._costs = work, costs
+        self._work, self._costs = work, costs.alone()
         self._pricing = Pricing(topology, work.hosts)
         self._ranks = [_Rank() for _ in range(work.world)]
         self._mail = _Mail(work.world)

@@ -114,17 +114,20 @@ class Flow:
         self._window = float(tcp.initial_frames)
         self._threshold = math.inf
         self._on_the_way = self._unanswered = self._near = 0
-        self._sent_s = self._cut_s = -math.inf
+        self._sent_s = self._cut_s = self._handed_s = -math.inf
         self._rtt_s = _least_s(self._forth, FULL_FRAME_BYTES) + _least_s(self._back, HEADERS_BYTES)
 
-    def send(self, payload_bytes: int) -> None:
-        """Hand over a message; it is on its way as the window allows."""
+    def send(self, payload_bytes: int) -> float:
+        """Hand over a message; it is on its way as the window allows. When the call is over: whoever hands packets down
+        carries them through the machine himself, those that may go at once."""
         message = Message(payload_bytes)
+        self._handed_s = self._env.now
         if not self._on_the_way and not self._queue:
             self._restart()
         self._queue.append(message)
         self._order.append(message)
         self._push()
+        return self._handed_s
 
     def _restart(self) -> None:
         """Idle for longer than the retransmission timeout: the window halves for each that went by."""
@@ -171,7 +174,9 @@ class Flow:
             if not fits:
                 return
         head_s, tail_s = line.carry(*span_s, train.sizes)
-        tail_s = max(tail_s, self._machine.through_s(span_s[0], line, train.frames, index))
+        through_s = self._machine.through_s(span_s[0], line, train.frames, index)
+        self._handed_s = max(self._handed_s, through_s)
+        tail_s = max(tail_s, through_s)
         if index + 1 == len(self._forth):
             at(self._env, tail_s, partial(self._arrived, train))
         else:

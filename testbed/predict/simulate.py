@@ -11,9 +11,9 @@ Frames go in trains, see `testbed.predict.network`; TCP's window opens, closes a
   does where it is slow; after idle it is halved per timeout down to ten frames. The receiver's window is large at once.
 - Acknowledgements are never lost or delayed on purpose; of two frames one is sent, and none alone where data of the
   same connection waits to go that way.
-- Where one machine emulates all, messages and packets wait for its cores in the order in which they come; computing
-  takes what the profile says, and what is replayed also the little that waiting instead takes, of these cores. A
-  device killed by an event lives on.
+- Where one machine emulates all, messages and packets wait for its cores in the order in which they come; who sends is
+  busy until those that may go at once are through. Computing takes what the profile says, and what is replayed also the
+  little that waiting instead takes, of these cores. A device killed by an event lives on.
 """
 
 from __future__ import annotations
@@ -133,7 +133,8 @@ class _Requests:
     def _send(self, rank: int, step: Send) -> Waits:
         for peer in step.to:
             yield from self._handle(rank, self._costs.sending_s(step.payload_bytes, step.purpose))
-            self._flow(rank, peer).send(step.payload_bytes)
+            through_s = self._flow(rank, peer).send(step.payload_bytes)
+            yield self._env.timeout(through_s - self._env.now)
 
     def _receive(self, rank: int, step: Receive) -> Waits:
         for peer in step.sources:
