@@ -205,6 +205,17 @@ def test_messages_and_packets_of_one_machine_share_its_cores(cores: int | None) 
         assert whole_s / cores * 0.999 < all_s < 1.25 * whole_s / cores
 
 
+@pytest.mark.parametrize("cores", [1, 2, 16])
+def test_who_sends_is_busy_until_packets_are_through(cores: int) -> None:
+    """Ten frames at once, of a message to either of two others, from one rank: its packets go one after the other."""
+    costs = Costs(send_s=1e-3, packet_s=2e-3, cores=cores)
+    steps: list[list[Step]] = [[Send(0, (1, 2), 10 * linetime.SEGMENT_BYTES - HEADER_BYTES, "exchange")], [], []]
+    steps[1], steps[2] = ([Receive(0, (0,), "exchange")] for _ in range(2))
+    outcome = simulate(mesh(3, Lane(200e6)), work(steps), costs=costs, tcp=Tcp(small_queue_frames=None))
+    assert outcome.busy_s[0] == pytest.approx(2 * (1e-3 + 10 * 2e-3), rel=1e-3)
+    assert outcome.latency_s == pytest.approx(outcome.busy_s[0], rel=1e-3)
+
+
 def test_the_first_and_the_last_message_of_a_request_cost_more() -> None:
     costs = Costs(send_s=1e-3, receive_s=2e-3, rest_s=5e-3)
 

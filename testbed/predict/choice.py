@@ -16,7 +16,7 @@ from testbed.topology import Lane, Topology
 MODELS = ("events", "analytic")
 MOST_TRAINS = 150_000  # that a simulation takes on, of all requests: some seconds
 _LOSSY_REQUESTS, _LOSSY_TRAINS = 20, 4 * MOST_TRAINS  # at most: one request has luck
-_NEARBY = (0.9, 0.95, 1.05, 1.1)  # times the cost of sending: which frames find no room hangs on that little
+_NEARBY = (0.9, 0.95, 1.05, 1.1)  # times the cost of a message: which frames find no room hangs on that little
 
 
 @dataclass(frozen=True)
@@ -55,8 +55,8 @@ def evaluate(
     topology: Topology, work: Work, choice: Choice, load: Load | None = None, costs: Costs | None = None,
     shaper: str | None = None,
 ) -> Outcome:  # fmt: skip
-    """What the chosen model says. With loss and no other load, of several requests; where queues run full, the median
-    of some that hardly differ. shaper: see `tcp_of`."""
+    """What the chosen model says. With loss and no other load, of several requests; where queues run full, and frames
+    are not too many for that, the median of some simulations that hardly differ. shaper: see `tcp_of`."""
     if choice.model == "analytic":
         return analyse(topology, work, costs)
 
@@ -70,9 +70,10 @@ def evaluate(
         return found(Load(requests), costs)
     one = found(None, costs)
     many = (1 + len(_NEARBY)) * trains(work) > _LOSSY_TRAINS
-    if not one.dropped or many or costs is None or not costs.send_s:
+    if not one.dropped or many or costs is None or not costs.send_s + costs.receive_s:
         return one
-    return median_of([one, *(found(None, replace(costs, send_s=part * costs.send_s)) for part in _NEARBY)])
+    nearby = [replace(costs, send_s=part * costs.send_s, receive_s=part * costs.receive_s) for part in _NEARBY]
+    return median_of([one, *(found(None, other) for other in nearby)])
 
 
 def median_of(outcomes: Sequence[Outcome]) -> Outcome:

@@ -119,7 +119,7 @@ class Flow:
 
     def send(self, payload_bytes: int) -> float:
         """Hand over a message; it is on its way as the window allows. When the call is over: whoever hands packets down
-        carries them through the machine himself, those that may go at once."""
+        carries those that may go at once through the machine himself, one after the other."""
         message = Message(payload_bytes)
         self._handed_s = self._env.now
         if not self._on_the_way and not self._queue:
@@ -174,8 +174,10 @@ class Flow:
             if not fits:
                 return
         head_s, tail_s = line.carry(*span_s, train.sizes)
-        through_s = self._machine.through_s(span_s[0], line, train.frames, index)
-        self._handed_s = max(self._handed_s, through_s)
+        begins_s = span_s[0] if index else max(span_s[0], self._handed_s)
+        through_s = self._machine.through_s(begins_s, line, train.frames, index)
+        if not index:
+            self._handed_s = through_s
         tail_s = max(tail_s, through_s)
         if index + 1 == len(self._forth):
             at(self._env, tail_s, partial(self._arrived, train))

@@ -3,9 +3,9 @@
 `measure` runs this file as `python -m testbed.predict.machine` in namespaces of its own: four hosts, as a small run,
 that share its cores; with a cable between any two, shaped as those of a run to more than the machine carries in all,
 then with a switch between them, then with cables so fast that several frames are handed down as one packet. Two more
-are by themselves, so that what a stage takes holds no waiting for a core, which predictions add themselves. Their
-processes send messages to each other with the runtime's own sockets; nothing is left behind when they end. That needs
-root, like the networks themselves.
+are by themselves: with two cores, what a stage takes there holds no waiting for one, which predictions add themselves.
+Their processes send messages to each other with the runtime's own sockets; nothing is left behind when they end. That
+needs root, like the networks themselves.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import cache
 from itertools import combinations
 from multiprocessing import get_context
@@ -53,7 +53,9 @@ _REPEATS, _REST_S, _ROUNDS = 100, 3e-3, 4
 _QUEUE_BYTES = 1 << 22  # all that is sent to a host at once: what is dropped would be sent again, and counted
 _PAUSES, _PAUSE_S, _CACHED_BYTES = 12, 30e-3, 1 << 24
 _SHAPE, _TOKENS = Shape("vit", layers=12, width=768, heads=12, kv_heads=12, head_dim=64, hidden=3072), 64
-_MANY_TOKENS = 1024  # each host sends its share of them, as wide as the model, to each other one in every layer
+# Each of four hosts sends its share of the tokens, as wide as the model, to each other one in every layer.
+_MANY, _MANY_TOKENS = replace(_SHAPE, layers=4), 1024
+_FRAMES = frames_of(_MANY_TOKENS // 4 * _MANY.width * ELEMENT_BYTES)
 _FROM = 1 << 16  # numbers of requests that no other measurement uses
 
 
@@ -77,14 +79,15 @@ def main() -> None:
     _run("mount", "-t", "tmpfs", "none", "/run")
     cable, switch, fast, pair = (_talk(_network(kind), kind) for kind in (CABLE, SWITCH, FAST, PAIR))
     # Of a packet with one frame, and of one with several: what the packet costs, and what each frame does.
-    one_s, several_s = cable["frame_s"], SUPERPACKET_FRAMES * fast["frame_s"]
+    own_s = (cable["send_s"] + cable["take_s"]) / _FRAMES  # of a message, which is counted by itself
+    one_s, several_s = cable["frame_s"] - own_s, SUPERPACKET_FRAMES * (fast["frame_s"] - own_s)
     frame_s = min(one_s, max(0.0, several_s - one_s) / (SUPERPACKET_FRAMES - 1))
-    lines = {"packet_s": one_s - frame_s, "frame_s": frame_s, "hop_s": max(0.0, switch["frame_s"] - one_s)}
+    lines = {"packet_s": one_s - frame_s, "frame_s": frame_s, "hop_s": max(0.0, switch["frame_s"] - cable["frame_s"])}
     # The packet's way to whom it is for is part of the call that hands it over, and is counted by itself. Half of a
     # round trip is that call, waking who waits, and taking.
     messages = {
         "send_s": max(0.0, cable["send_s"] - one_s),
-        "receive_s": max(cable["take_s"], cable["half_s"] - cable["send_s"]),
+        "receive_s": max(cable["take_s"], cable["half_s"] - max(cable["send_s"], one_s)),
         "rest_s": max(0.0, cable["cold_s"] - cable["half_s"]),
     }
     cores = len(os.sched_getaffinity(0))
@@ -207,7 +210,7 @@ def _messages(mesh: TcpMesh, peer: int) -> dict[str, float]:
         takes_s.append(time.thread_time() - began)
     _, cold_s = _round_trips(mesh, peer, range(_FROM + 2 * _REPEATS, _FROM + 2 * _REPEATS + _PAUSES), _pause)
     if mesh.rank:
-        return {"send_s": 0.0}
+        return {}
     return {
         "send_s": median(sends_s), "half_s": median(halves_s), "take_s": median(takes_s), "cold_s": median(cold_s)
     }  # fmt: skip
@@ -244,7 +247,7 @@ def _pause(times: int) -> None:
 def _stages(mesh: TcpMesh) -> dict[str, float]:
     """Seconds by which a device that replays wakes late, and of a stage that no time is allowed for: a small run."""
     late_s, code_s, other_s = list[float](), list[float](), list[float]()
-    for stages in _requests(mesh, "astra", _TOKENS, range(_REPEATS // _SHAPE.layers)):
+    for stages in _requests(mesh, "astra", (_SHAPE, _TOKENS), range(_REPEATS // _SHAPE.layers)):
         late_s += stages.late_s
         code_s += [seconds for kind, *_, seconds in stages.spans if kind == "code"]
         # What is neither replayed, nor coding, nor the network's, what lies between stages included.
@@ -258,25 +261,28 @@ def _frames(mesh: TcpMesh) -> dict[str, float]:
     """Seconds of CPU of the whole machine for each frame, while all hosts send to all others what a layer of sequence
     parallelism sends, after a rest, and hold it as long: memory that was given back has to be had again.
 
-    The least of some requests: what else runs on the machine only adds to it.
+    The least of some requests: what else runs on the machine only adds to it. In each all wait for all at the end, so
+    that nothing of it is under way when the next one begins.
     """
-    found, began_s = list[float](), _busy_s()
-    for _ in _requests(mesh, "sequence", _MANY_TOKENS, range(_ROUNDS)):
+    found, began_s = list[float](), 0.0
+    for number, stages in enumerate(_requests(mesh, "sequence", (_MANY, _MANY_TOKENS), range(1 + _ROUNDS))):
+        Exchange(mesh, _FROM - 1 - number, stages).all_gather(0, torch.zeros(1)).wait()
         ended_s = _busy_s()
         found.append(ended_s - began_s)
         began_s = ended_s
-    messages = mesh.world * (mesh.world - 1) * _SHAPE.layers
-    return {"frame_s": min(found) / messages / frames_of(_MANY_TOKENS // mesh.world * _SHAPE.width * ELEMENT_BYTES)}
+    messages = mesh.world * (mesh.world - 1) * _MANY.layers
+    return {"frame_s": min(found[1:]) / messages / _FRAMES}  # the first one also begins all
 
 
-def _requests(mesh: TcpMesh, name: str, tokens: int, numbers: Iterable[int]) -> Iterator[Replayed]:
-    """Forward passes of a method without weights, that rests once in a layer; the stages of each."""
-    plan = place(name, {}, _SHAPE, tokens, Cluster(tuple(f"h{rank}" for rank in range(mesh.world))))
+def _requests(mesh: TcpMesh, name: str, size: tuple[Shape, int], numbers: Iterable[int]) -> Iterator[Replayed]:
+    """Forward passes of a method without weights, that rests once in a layer; the stages of each. size: with tokens."""
+    shape, tokens = size
+    plan = place(name, {}, shape, tokens, Cluster(tuple(f"h{rank}" for rank in range(mesh.world))))
     stages = Replayed(lambda stage, _: _REST_S if stage == "input" else 0.0)
-    method = methods.load(name)(HollowWeights(_SHAPE), plan, mesh.rank, stages=stages)
+    method = methods.load(name)(HollowWeights(shape), plan, mesh.rank, stages=stages)
     for number in numbers:
         stages.restart()
-        method.forward(torch.zeros(tokens // mesh.world, _SHAPE.width), Exchange(mesh, number, stages))
+        method.forward(torch.zeros(tokens // mesh.world, shape.width), Exchange(mesh, number, stages))
         yield stages
 
 

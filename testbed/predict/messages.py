@@ -46,7 +46,8 @@ def told(costs: Iterable[Costs]) -> list[str]:
         own = [one for one in found if one.kind == kind]
         if not own:
             continue
-        words = f"a message costs {span([one.sending_s(0) + one.receiving_s(0) for one in own], duration)}, {how}"
+        whole = [one.sending_s(0) + one.receiving_s(0) for one in (each.alone() for each in own)]
+        words = f"a message costs {span(whole, duration)}, {how}"
         if shared := [one for one in own if one.cores and one.packet_s]:
             cores, rates = (span(values, lambda value: f"{value:.0f}") for values in (
                 [float(one.cores or 1) for one in shared], [(one.cores or 1) / one.line_s(1, 1, 0) for one in shared]

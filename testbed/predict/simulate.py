@@ -134,7 +134,7 @@ class _Requests:
         for peer in step.to:
             yield from self._handle(rank, self._costs.sending_s(step.payload_bytes, step.purpose))
             through_s = self._flow(rank, peer).send(step.payload_bytes)
-            yield self._env.timeout(through_s - self._env.now)
+            yield from self._spend(rank, through_s - self._env.now)
 
     def _receive(self, rank: int, step: Receive) -> Waits:
         for peer in step.sources:
