@@ -37,6 +37,7 @@ paper: setup
 	done; $(BIN)/python -m testbed.report sweeps/paper_fig1 sweeps/paper_devices sweeps/paper_tokens --out docs/paper.html
 
 accuracy: setup
+	@test $$(id -u) = 0 || { echo "make accuracy: networks are emulated after the trainings: run it with sudo"; exit 2; }
 	@$(GIVE_BACK) $(BIN)/python -m benchmarks.accuracy && $(BIN)/python benchmarks/lossy.py --write docs/lossy.md
 
 setup: system .venv/.installed
