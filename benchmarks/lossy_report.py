@@ -32,7 +32,7 @@ class Variant:
         return f"{self.kind}_g{self.groups}"
 
 
-VARIANTS = [Variant("digits", 1), Variant("digits", 32), Variant("corpus", 1)]
+VARIANTS = [Variant("digits", 1), Variant("corpus", 1)]
 
 
 @dataclass(frozen=True)

@@ -277,7 +277,7 @@ def made_up(seeds: int, lift: float) -> list[dict[str, Any]]:
     found = [{"study": study, "label": "rates", "seed": 0} | chosen for study in grid.RIVALLED]
     for study in STUDIES:
         for seed in range(seeds):
-            plain = ["alone", *(f"G={groups}" for groups in grid.GROUPS), *RIVALS]
+            plain = ["alone", figures.UNHEARD, *(f"G={groups}" for groups in grid.GROUPS), *RIVALS]
             found.append(row(study, "original", seed, plain, ()))
             for cell in cells(study, seed, {}):
                 names = ["alone", f"devices {DEVICES}"]
@@ -318,7 +318,7 @@ def test_the_page_says_what_the_figures_say(tmp_path: Path) -> None:
         assert line.endswith(f"| {said} |")
     page.write(tmp_path / "page.md", made_up(3, 0.0), 3)
     written = (tmp_path / "page.md").read_text()
-    assert "| top-2 | **0.000** | 0.000 | 0.000 |" in written and f"{len(made_up(3, 0.0)) - 2} models" in written
+    assert "| top-2 | **0.000** | 0.000 | 0.000 |" in written and f"{len(made_up(3, 0.0)) - 2 - 3} models" in written
     assert "llama 4 and 2" in written and "minilm 24 and 12" in written
     assert written.count("\n## ") >= 12 and "Theorem 2" in written and "nan" not in written
     assert {file.name for file in tmp_path.iterdir()} == {"page.md", "accuracy_digits.svg", "accuracy_corpus.svg"}

@@ -68,7 +68,7 @@ def _trained(
         if method == CODES:
             train.finetune(original, books, rows, found.astra, found.training, folder)
             return coded(folder, load_file(folder / train.CODEBOOKS), rows, aim)
-        train.adapt(original, RIVALS[method], rows, replace(found.training, **suited(method)), folder)
+        train.adapt(original, RIVALS[method], rows, replace(found.training, **suited()), folder)
     return fixed(folder, RIVALS[method], rows, aim)
 
 

@@ -20,6 +20,7 @@ MOST_DEVICES = 8
 FIRSTS = (0.25, 0.5, 0.75, 0.95)  # share of the tokens that the first of four devices has
 RATES = (0.0, 0.01, 0.05, 0.1)
 RUN = 8  # tokens, the mean length of a burst
+UNHEARD = "nothing sent"
 Figures = list[float]
 
 
@@ -73,6 +74,16 @@ def fixed(folder: Path, rival: Rival, data: Data, aim: Tensor) -> Subject:
 def by_devices(subject: Subject) -> dict[str, Figures]:
     """Tokens cut evenly among 2 to 8."""
     return {f"devices {n}": subject.cut(even_spans(subject.tokens, n)) for n in range(2, MOST_DEVICES + 1)}
+
+
+def unheard(subject: Subject) -> Figures:
+    """DEVICES devices, none of which hears of another's tokens."""
+
+    def held(rows: int) -> Holding:
+        whole = subject.held(even_spans(subject.tokens, DEVICES), rows)
+        return replace(whole, heard=torch.zeros(rows, subject.tokens, dtype=torch.bool))
+
+    return subject.figures(held)
 
 
 def uneven(subject: Subject) -> dict[str, Figures]:

@@ -11,6 +11,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
+from runtime.layer import Layer
 from runtime.methods.astra import AstraOptions
 from runtime.training.fixed import Averaged, Largest, Rounded
 from testbed.prepare import source
@@ -24,8 +27,24 @@ NOISES = (0.0, 0.1, 0.3, 1.0)
 COMMITMENTS = (0.0, 1e-4, 5e-4, 1e-2)
 QUICK_CODEWORDS = 64
 FIXED = 0.999999  # a decay with which codebooks stay where k-means put them
-Rival = Rounded | Largest | Averaged
+PLAIN = "no codes, fp32"
+
+
+@dataclass(frozen=True)
+class Exact:
+    """Others' tokens as they are: fine-tuned, it shows what more training does by itself."""
+
+    def __call__(self, layer: Layer, stream: str, x: Tensor) -> Tensor:
+        return x
+
+    def row_bytes(self, rows: int, width: int) -> float:
+        """Of one token."""
+        return 4.0 * width
+
+
+Rival = Exact | Rounded | Largest | Averaged
 RIVALS: Mapping[str, Rival] = {
+    PLAIN: Exact(),
     "int8": Rounded(8),
     "int4": Rounded(4),
     "segment means, 4 per device": Averaged(4, DEVICES),
@@ -36,7 +55,7 @@ RIVALS: Mapping[str, Rival] = {
     "top-2": Largest(2),
 }
 """Put on the original as they are; those of TRAINED also fine-tuned."""
-TRAINED = ("segment means, 4 per device", "segment means, 1 per device, int8", "top-8", "top-2")
+TRAINED = (PLAIN, "int4", "segment means, 4 per device", "segment means, 1 per device, int8", "top-8", "top-2")
 RIVALLED = ("digits", "corpus")  # studies with rivals
 CODES = "codes"
 RATES = (3e-5, 1e-4, 3e-4)  # of fine-tuning, from which codes and each of TRAINED are given the one that suits them
@@ -83,9 +102,9 @@ def untuned(found: Recipe) -> list[AstraOptions]:
     return [replace(found.astra, groups=groups) for groups in GROUPS]
 
 
-def suited(rival: str) -> dict[str, Any]:
-    """What is changed about the training for a rival: segments are of consecutive tokens."""
-    return {"assignment": "even"} if isinstance(RIVALS[rival], Averaged) else {}
+def suited() -> dict[str, Any]:
+    """What is changed about the training for a rival: devices have consecutive tokens, as when it is measured."""
+    return {"assignment": "even"}
 
 
 def cells(study: str, seed: int, rates: Mapping[str, float]) -> Iterator[Cell]:
@@ -103,7 +122,7 @@ def _cells(study: str, seed: int) -> Iterator[Cell]:
         yield from _parts(study, seed)
         yield Cell(study, "G=16 dropout", seed, {"groups": 16}, {"message_dropout": 0.1}, wants=("lost",))
         for rival in TRAINED:
-            yield Cell(study, rival, seed, training=suited(rival), rival=rival)
+            yield Cell(study, rival, seed, training=suited(), rival=rival)
     if study == "digits":
         yield from _only_digits(seed)
 
@@ -128,20 +147,22 @@ def _parts(study: str, seed: int) -> Iterator[Cell]:
     off: dict[str, Mapping[str, Any]] = {
         "no noise": {"noise": 0.0},
         "codebooks fixed": {"ema": FIXED, "reseed": False},
-        "even assignment": {"assignment": "even"},
+        "commitment 0": {"commitment": 0.0},
+        "no reseeding": {"reseed": False},
     }
     for name, training in off.items():
         yield Cell(study, f"G=1 {name}", seed, {"groups": 1}, training)
+    wants = ("devices", "uneven")  # for these, tokens are dealt out at random in training
+    yield Cell(study, "G=1 even assignment", seed, {"groups": 1}, {"assignment": "even"}, wants=wants)
 
 
 def _only_digits(seed: int) -> Iterator[Cell]:
     one = {"groups": 1}
     for noise in NOISES[1:-1]:
         yield Cell("digits", f"G=1 noise {noise:g}", seed, one, {"noise": noise})
-    for commitment in (each for each in COMMITMENTS if each != 1e-4):
+    for commitment in (each for each in COMMITMENTS if each not in (0.0, 1e-4)):
         yield Cell("digits", f"G=1 commitment {commitment:g}", seed, one, {"commitment": commitment})
     for groups in (1, 16):
         yield Cell("digits", f"G={groups} one class token", seed, {"groups": groups}, {"class_tokens": "one"})
-    yield Cell("digits", "G=1 no reseeding", seed, one, {"reseed": False})
     yield Cell("digits", "G=1 K=256", seed, {**one, "codewords": 256})
     yield Cell("digits", "G=1 code kv", seed, {**one, "code": "kv"})

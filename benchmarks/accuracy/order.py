@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from benchmarks.accuracy.grid import PLAIN, RIVALLED
 from benchmarks.accuracy.intervals import Mean
 from benchmarks.accuracy.parts import key
 from benchmarks.accuracy.results import UNITS, Key, Results, gained, section, table
@@ -34,7 +35,12 @@ def _claims() -> Iterator[Claim]:
         ("llama", "Llama-3-8B: 5.81, 7.44, 7.59, 7.73"),
     )
     for study, paper in orders:
-        yield Claim("the original is better than G = 32", paper, (study, "original", "alone"), key(study, "G=32"))
+        if study in RIVALLED:
+            trained = "the original, trained on as long, is better than G = 32"
+            yield Claim(trained, paper, key(study, PLAIN), key(study, "G=32"))
+        else:
+            yield Claim("the original (trained less) is better than G = 32", paper, (study, "original", "alone"),
+                        key(study, "G=32"))  # fmt: skip
         yield Claim("G = 32 is better than G = 16", paper, key(study, "G=32"), key(study, "G=16"))
         yield Claim("G = 16 is better than G = 1", paper, key(study, "G=16"), key(study, "G=1"))
     single = "G = 1: 88.95 against 81.82 %; G = 16: 90.77 against 88.93 %"
@@ -48,15 +54,12 @@ def _claims() -> Iterator[Claim]:
     yield Claim(
         "λ = 0.3 is better than λ = 0, G = 1", noise, key("digits", "G=1 noise 0.3"), key("digits", "G=1 no noise")
     )
-    yield Claim(
-        "λ = 1 is better than λ = 0, G = 1", "not published", key("corpus", "G=1"), key("corpus", "G=1 no noise")
-    )
     devices = "G = 32 on 1, 2, 4, 6, 8 devices: 92.53, 91.86, 91.64, 91.35, 91.14 %"
     for study in ("digits", "corpus"):
         for groups in (32, 1):
             two, eight = ((study, f"G={groups}", f"devices {n}") for n in (2, 8))
             yield Claim(f"2 devices are better than 8, G = {groups}", devices, two, eight)
-    yield Claim(f"5 % of lost tokens change nothing (±{NOTHING:g}), G = 16", "Llama-3-8B: 7.59 against 7.59",
+    yield Claim(f"5 % of lost tokens change less than ±{NOTHING:g}, G = 16", "Llama-3-8B: 7.59 against 7.59",
                 key("corpus", "G=16"), ("corpus", "G=16", "lost independent 0.05"), same=True)  # fmt: skip
 
 
@@ -70,10 +73,9 @@ def text(results: Results) -> str:
         unit = UNITS[results.metric(claim.better[0])]
         rows.append([claim.better[0], claim.said, claim.paper, f"{gained(gain)} {unit}", found])
     summary = (
-        f"Of {len(rows)} statements {counts['holds']} hold here, {counts['does not hold']} do not, and of "
-        f"{counts['no difference seen']} these models show no difference (the interval has 0 in it). "
-        f"Of {counts[UNSAID]} it cannot be said: that there is no difference holds where the interval is within "
-        f"±{NOTHING:g}."
+        f"Of {len(rows)} statements {counts['holds']} hold here and {counts['does not hold']} do not. Of "
+        f"{counts['no difference seen'] + counts[UNSAID]} it stays open: no difference is seen, as the interval has 0 "
+        "in it, which does not say that there is none."
     )
     head = ("", "the paper's order", "its figures", "here: first less second, above 0 is better", "here it")
     return section("Where the paper's order of effects holds", summary, table(head, rows))

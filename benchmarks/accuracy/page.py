@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.accuracy import order, parts, plots, rivals, theory
-from benchmarks.accuracy.grid import DEVICES, GROUPS, recipe
+from benchmarks.accuracy.figures import UNHEARD
+from benchmarks.accuracy.grid import DEVICES, GROUPS, PLAIN, RIVALLED, recipe
 from benchmarks.accuracy.intervals import Mean, of_seeds
 from benchmarks.accuracy.results import (
     HERE,
@@ -50,12 +51,13 @@ def write(path: Path, found: Sequence[Mapping[str, Any]], seeds: int, quick: boo
 
 def _head(results: Results, seeds: int) -> str:
     hours = sum(sum(row["seconds"].values()) for row in results.rows) / 3600
-    models = sum(row["label"] != "rates" for row in results.rows)
+    untrained = {("minilm", "original")}
+    models = sum(row["label"] != "rates" and (row["study"], row["label"]) not in untrained for row in results.rows)
     return "\n\n".join(
         [
             "# Accuracy beside latency",
-            f"Written by `python -m benchmarks.accuracy` (`make accuracy`), which trains and measures what is missing: "
-            f"{models} models, {hours:.1f} core hours on CPUs. How a user with a GPU does the same with "
+            "Written by `python -m benchmarks.accuracy` (`sudo make accuracy`), which trains and measures what is "
+            f"missing: {models} models, {hours:.1f} core hours on CPUs. How a user with a GPU does the same with "
             "ImageNet is in [prepare.md](prepare.md).",
             f"Every figure is of held-out inputs, {seeds} seeds (of weights, batches, noise and the inputs that "
             "k-means sees; k-means draws alike on them, and MiniLM's weights are its own, the same for all), on one "
@@ -67,14 +69,16 @@ def _head(results: Results, seeds: int) -> str:
             "Brackets are 95 % intervals over seeds and held-out inputs at once: the variance of the seeds' means and "
             "that of the inputs' means added (Student's t); of text, rows of one file count together. Differences are "
             "taken in pairs, same seed and same input. `better` and `worse` are said where such an interval leaves 0 "
-            "out, otherwise `no difference seen`. With three seeds intervals are wide. Nothing is corrected for "
-            "there being many comparisons.",
+            "out, otherwise `no difference seen`, which does not say that there is none: with three seeds intervals "
+            "are wide. Ends beyond 0 and 100 % are cut off. Nothing is corrected for there being many comparisons.",
             "Fine-tuning is also training: where the original had not learned all it could, part of what is gained is "
-            "more steps. The column of the fine-tuned model on one device shows what became of it without codes.",
-            f"These are small models on small data: they show the order of effects, not the paper's figures. A group's "
-            f"features with {' and '.join(map(str, GROUPS[1:]))} groups: {'; '.join(map(_features, TITLES))}; ViT-Base "
-            "has 48 and 24. Parts of the method are compared at G = 1, whose groups of 96 and 128 features are coarser "
-            "than the paper's with G = 16, of which its own figures for λ are.",
+            "more steps. The original that was trained on as long without codes shows how much, where there is one; so "
+            "does the fine-tuned model on one device. What codes are there for is what lies between the original and "
+            "`nothing sent`: the original on devices that hear nothing of each other's tokens in any layer.",
+            "These are small models on small data: what they show are orders of effects, not the paper's figures. A "
+            f"group's features with {' and '.join(map(str, GROUPS[1:]))} groups: {'; '.join(map(_features, TITLES))}; "
+            "ViT-Base has 48 and 24. Parts of the method are compared at G = 1, whose groups of 96 and 128 features "
+            "are coarser than the paper's with G = 16, of which its own figures for λ are.",
         ]
     )
 
@@ -90,7 +94,14 @@ def _against_original(results: Results, study: str) -> str:
     name, found = results.metric(study), recipe(study, 0, None)
     one = results.of(study, "original")[0]
     original: Key = (study, "original", "alone")
-    rows = [("original, no codes", NONE_BITS, "", results.said(original), results.said(original), "")]
+    rows = [("original, no codes", NONE_BITS, "", results.said(original), results.said(original), "", "")]
+    if study in RIVALLED:
+        trained: Key = (study, PLAIN, HERE)
+        rows.append(
+            ("the same, trained on as long", NONE_BITS, "", results.said((study, PLAIN, "alone")),
+             results.said(trained), gained(results.gain(trained, original)), "")
+        )  # fmt: skip
+    rows.append(("nothing sent", "0", results.said((study, "original", UNHEARD)), "", "", "", ""))
     lines = []
     for groups in GROUPS:
         label = f"G={groups}"
@@ -98,11 +109,12 @@ def _against_original(results: Results, study: str) -> str:
         gain = results.gain(tuned, original)
         rows.append(
             (label, bits(study, groups, found.astra.codewords), results.said((study, "original", label)),
-             results.said((study, label, "alone")), results.said(tuned), gained(gain))
+             results.said((study, label, "alone")), results.said(tuned), gained(gain),
+             gained(results.gain(tuned, (study, "original", label))))
         )  # fmt: skip
         lines += _goal(name, groups, gain)
     head = ("", "bits per token and layer", "k-means codes on the original", "fine-tuned, 1 device",
-            f"fine-tuned, {DEVICES} devices", f"against the original, {UNITS[name]}")  # fmt: skip
+            f"fine-tuned, {DEVICES} devices", f"against the original, {UNITS[name]}", "fine-tuning gains")  # fmt: skip
     about = (
         f"{one['data']}: {one['train']} inputs to train on, n = {one['inputs']} held out, {found.tokens} tokens, "
         f"K = {found.astra.codewords}; {METRICS[name]}, {'higher' if HIGHER[name] else 'lower'} is better."

@@ -14,7 +14,7 @@ OFF = {
     "G=1 no noise": "NAVQ's noise (λ = 0)",
     "G=1 one class token": "distributed class tokens (only device 0 has one)",
     "G=1 commitment 0": "commitment loss (β = 0)",
-    "G=1 codebooks fixed": "moving averages (codebooks stay where k-means put them)",
+    "G=1 codebooks fixed": "moving averages and reseeding (codebooks stay where k-means put them)",
     "G=1 no reseeding": "reseeding of dead codewords",
     "G=1 even assignment": "random assignment of tokens (always consecutive ones)",
 }
@@ -22,8 +22,8 @@ OFF = {
 
 def sections(results: Results) -> list[str]:
     """All of them."""
-    return [_contributions(results), _noise(results), _class_tokens(results), _commitment(results), _codes(results),
-            _devices(results), _uneven(results)]  # fmt: skip
+    return [_contributions(results), _assignment(results), _noise(results), _class_tokens(results),
+            _commitment(results), _codes(results), _devices(results), _uneven(results)]  # fmt: skip
 
 
 def key(study: str, label: str) -> Key:
@@ -45,13 +45,32 @@ def _contributions(results: Results) -> str:
             ["fine-tuning (k-means codes on the original)", results.said(original), gained(gain), verdict(gain)],
         ]
         for label, part in OFF.items():
-            if study == "corpus" and label not in ("G=1 no noise", "G=1 codebooks fixed", "G=1 even assignment"):
+            if study == "corpus" and label == "G=1 one class token":  # it has none
                 continue
             gain = results.gain(key(study, WHOLE), key(study, label))
             rows.append([part, results.said(key(study, label)), gained(gain), verdict(gain)])
         head = (TITLES[study] + ", without", METRICS[name], f"gain of the part, {UNITS[name]}", "with it")
         texts.append(table(head, rows))
     return section("Each part's contribution", *texts)
+
+
+def _assignment(results: Results) -> str:
+    texts: list[Sequence[str] | str] = [
+        f"G = 1. Trained with tokens dealt out at random, or in {DEVICES} consecutive parts alike: on the cut of that "
+        "training, and on others, which one codebook is to serve."
+    ]
+    for study in ("digits", "corpus"):
+        rows, name, tokens = [], results.metric(study), recipe(study, 0, None).tokens
+        last = " + ".join(str(len(span)) for span in spans(tokens, FIRSTS[-1]))
+        cuts = {HERE: f"{DEVICES} devices, evenly", "devices 2": "2 devices", f"devices {MOST_DEVICES}":
+                f"{MOST_DEVICES} devices", f"first {FIRSTS[-1]:g}": last}  # fmt: skip
+        for cut, called in cuts.items():
+            dealt, even = (study, WHOLE, cut), (study, "G=1 even assignment", cut)
+            gain = results.gain(dealt, even)
+            rows.append([called, results.said(even), results.said(dealt), gained(gain), verdict(gain)])
+        head = (TITLES[study], f"consecutive, {METRICS[name]}", "at random", f"gain, {UNITS[name]}", "at random")
+        texts.append(table(head, rows))
+    return section("Random assignment of tokens", *texts)
 
 
 def _against(results: Results, labels: Sequence[tuple[str, str]], base: str, head: str) -> list[str]:

@@ -6,6 +6,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+from benchmarks.accuracy.figures import UNHEARD
 from benchmarks.accuracy.results import TITLES, Key, Results
 from benchmarks.accuracy.rivals import STUDIES, points
 from testbed.tables import METRICS
@@ -35,6 +36,8 @@ def _plane(path: Path, results: Results, study: str) -> Path:
         axes.annotate(point.name, (point.bytes, low), textcoords="offset points", xytext=(5, 3), fontsize=6)
     original = _value(name, results.mean((study, "original", "alone")).value)
     axes.axhline(original, color="black", linewidth=0.8, linestyle="--", label="original")
+    nothing = _value(name, results.mean((study, "original", UNHEARD)).value)
+    axes.axhline(nothing, color="black", linewidth=0.8, linestyle=":", label="original, nothing sent")
     axes.scatter([], [], facecolor="white", edgecolor="black", label="untrained")
     axes.scatter([], [], color="black", label="fine-tuned")
     axes.set_xscale("log")
@@ -58,7 +61,8 @@ def _bar(axes: Any, results: Results, name: str, bytes_: float, key: Key, colour
     mean = results.mean(key)
     value = _value(name, mean.value)
     if mean.low is not None and mean.high is not None:
-        ends = [[value - _value(name, mean.low)], [_value(name, mean.high) - value]]
+        high = min(_value(name, mean.high), 100.0) if name == "top1" else _value(name, mean.high)
+        ends = [[value - _value(name, mean.low)], [max(0.0, high - value)]]
         axes.errorbar([bytes_], [value], yerr=ends, color=colour, linewidth=0.8, capsize=2)
     axes.scatter([bytes_], [value], facecolor=face, edgecolor=colour, zorder=3, s=18)
     return value

@@ -72,7 +72,7 @@ def metric(name: str, mean: Mean) -> str:
     if name == "perplexity":
         return spread(mean.mapped(math.exp), "{:.2f}")
     if name == "top1":
-        return spread(mean.mapped(lambda value: 100 * value), "{:.1f} %")
+        return spread(mean.mapped(lambda value: 100 * min(max(value, 0.0), 1.0)), "{:.1f} %")
     return spread(mean, "{:.4f}")
 
 

@@ -168,6 +168,7 @@ class Bench:
                 books = self._books(folder, rows, replace(found, astra=options))
                 subject = figures.coded(folder, books, rows, aim)
                 result[f"G={options.groups}"] = subject.cut(cut)
+                result.setdefault(figures.UNHEARD, figures.unheard(subject))
             for name, rival in RIVALS.items() if study in grid.RIVALLED else ():
                 result[name] = figures.fixed(folder, rival, rows, aim).cut(cut)
         return _result(study, "original", seed, rows, seconds, folder) | {"figures": result}
