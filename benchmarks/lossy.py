@@ -28,7 +28,7 @@ RECIPES = {"digits": "digits_vit.yaml", "corpus": "corpus_gpt2.yaml"}
 # intervals, so often that few probes of the links come to an end.
 BURST = 2
 LOSSES = ["0 %", *("1 %", "5 %", "10 %"), *({"mean": mean, "burst": BURST} for mean in ("1 %", "5 %", "10 %"))]
-DEADLINE = "25 ms"
+DEADLINE, BUDGET_S = "25 ms", 15
 SWEEP = """\
 # Codes over TCP and over UDP: what is lost is lost on the way from a host to the switch, once on every path.
 name: {name}
@@ -61,7 +61,7 @@ def sweep(variant: Variant, out: Path, tokens: int, quick: bool) -> str:
     return SWEEP.format(
         name=f"lossy_{variant.name}", model=out / variant.name, tokens=tokens, own=f"groups: {variant.groups}",
         losses=yaml.safe_dump(losses, default_flow_style=True, width=10_000).strip(), deadline=DEADLINE,
-        repeats=10 if quick else 200, budget=3 if quick else 15,
+        repeats=10 if quick else 200, budget=3 if quick else BUDGET_S,
     )  # fmt: skip
 
 
@@ -103,7 +103,7 @@ def main() -> None:
     command = " ".join(["benchmarks/lossy.py", *["--quick"] * given.quick])
     plot = (given.write or out / "lossy.md").with_suffix(".svg")
     draw(found, plot)
-    made = document(found, plot.name, {"deadline": DEADLINE, "burst": BURST, "command": command})
+    made = document(found, plot.name, {"deadline": DEADLINE, "burst": BURST, "budget": BUDGET_S, "command": command})
     print(made)
     if given.write:
         given.write.write_text(made)

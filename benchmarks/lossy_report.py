@@ -155,7 +155,8 @@ link; every frame from a host to the switch is lost with the probability of the 
 these very requests on held-out inputs, top-1, or perplexity of the byte after the prompt; over UDP against TCP and
 against one device: on the same requests, the difference, or the ratio of perplexities. Latency: median; UDP / TCP:
 geometric mean of the ratios of the same requests. Codes not there: of the tokens that could have been missed, lost or
-late. Intervals of 95 %. What losses cost on all held-out inputs, and models trained with message dropout:
+late. Intervals of 95 %; requests of one method end after {budget} s: there are few where one waited long, over UDP for
+its result. What losses cost on all held-out inputs, and models trained with message dropout:
 [accuracy.md](accuracy.md). `{command}` repeats all of it.
 
 ![latency and task against loss]({plot})
@@ -163,7 +164,7 @@ late. Intervals of 95 %. What losses cost on all held-out inputs, and models tra
 
 
 def document(found: list[Cell], plot: str, settings: Mapping[str, Any]) -> str:
-    """Markdown. settings: deadline, burst, command."""
+    """Markdown. settings: deadline, burst, budget, command."""
     parts = [PREFACE.format(plot=plot, **settings)]
     for variant in VARIANTS:
         if any(cell.variant == variant for cell in found):
@@ -182,13 +183,13 @@ def draw(found: list[Cell], path: Path) -> None:
 
     plain = [one for one in VARIANTS if any(cell.variant == one for cell in found)]
     with mpl.rc_context(SETTINGS):
-        figure = Figure(figsize=(2.6 * len(plain), 4.6))
+        figure = Figure(figsize=(4.2 * len(plain), 5.0))
         axes = figure.subplots(2, len(plain), squeeze=False, sharex=True)
         for column, variant in enumerate(plain):
             for line, bursts, udp in _lines():
                 own = [c for c in found if (c.variant, c.udp) == (variant, udp) and c.good]
                 _line(axes[:, column], line, own, bursts)
-            axes[0, column].set(title=f"{TITLES[variant.kind]}, G = {variant.groups}", ylim=(0, None))
+            axes[0, column].set(title=f"{TITLES[variant.kind]}, G = {variant.groups}", yscale="log")
             axes[1, column].set(xlabel="loss, %", ylabel=LABELS[variant.kind])
         axes[0, 0].set(ylabel="latency, s")
         figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False)
