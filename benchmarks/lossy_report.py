@@ -16,7 +16,7 @@ from testbed.store import RunData
 from testbed.summary import latencies, summary
 from testbed.tables import METRICS, NONE, duration, metric
 
-TITLES = {"digits": "ViT on digits", "corpus": "byte-level GPT-2 on the corpus"}
+TITLES = {"digits": "ViT on digits", "corpus": "GPT-2 form on bytes of Python's library"}
 LABELS = {"digits": "top-1", "corpus": "perplexity"}
 
 
@@ -178,6 +178,7 @@ def draw(found: list[Cell], path: Path) -> None:
     """Latency above, task below, against loss; a column for each kind of data and groups."""
     import matplotlib as mpl
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator
 
     from testbed.page.paper import SETTINGS
 
@@ -190,6 +191,9 @@ def draw(found: list[Cell], path: Path) -> None:
                 own = [c for c in found if (c.variant, c.udp) == (variant, udp) and c.good]
                 _line(axes[:, column], line, own, bursts)
             axes[0, column].set(title=f"{TITLES[variant.kind]}, G = {variant.groups}", yscale="log")
+            axes[0, column].yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axes[0, column].yaxis.set_major_formatter("{x:g}")
+            axes[0, column].yaxis.set_minor_formatter("")
             axes[1, column].set(xlabel="loss, %", ylabel=LABELS[variant.kind])
         axes[0, 0].set(ylabel="latency, s")
         figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False)
