@@ -318,7 +318,9 @@ def test_the_page_says_what_the_figures_say(tmp_path: Path) -> None:
         assert line.endswith(f"| {said} |")
     page.write(tmp_path / "page.md", made_up(3, 0.0), 3)
     written = (tmp_path / "page.md").read_text()
-    assert "| top-2 | **0.000** | 0.000 | 0.000 |" in written and f"{len(made_up(3, 0.0)) - 2 - 3} models" in written
+    assert (
+        "| top-2 | **0.000** | 0.000 | 0.000 |" in written and f"{len(made_up(3, 0.0)) - 2 - 4 * 3} models" in written
+    )
     assert "llama 4 and 2" in written and "minilm 24 and 12" in written
     assert written.count("\n## ") >= 12 and "Theorem 2" in written and "nan" not in written
     assert {file.name for file in tmp_path.iterdir()} == {"page.md", "accuracy_digits.svg", "accuracy_corpus.svg"}
