@@ -49,9 +49,9 @@ HOSTS = {CABLE: 4, SWITCH: 4, FAST: 4, PAIR: 2}
 RATES_BIT_S = {CABLE: ONE_BY_ONE_BIT_S, SWITCH: ONE_BY_ONE_BIT_S / 3, FAST: 500e6, PAIR: ONE_BY_ONE_BIT_S}
 _IDLE, _IO_WAIT = 3, 4  # columns of /proc/stat
 _SMALL_BYTES = 64
-_REPEATS, _REST_S, _ROUNDS = 100, 3e-3, 7
+_REPEATS, _REST_S, _ROUNDS = 60, 3e-3, 7
 _QUEUE_BYTES = 1 << 22  # all that is sent to a host at once: what is dropped would be sent again, and counted
-_PAUSES, _PAUSE_S, _CACHED_BYTES = 12, 30e-3, 1 << 24
+_PAUSES, _PAUSE_S, _CACHED_BYTES = 9, 20e-3, 1 << 24
 _SHAPE, _TOKENS = Shape("vit", layers=12, width=768, heads=12, kv_heads=12, head_dim=64, hidden=3072), 64
 # Each of four hosts sends its share of the tokens, as wide as the model, to each other one in every layer.
 _MANY, _MANY_TOKENS = replace(_SHAPE, layers=3), 1024
