@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from benchmarks.accuracy.results import TITLES
 from testbed import topology
 from testbed.differences import INVALID
 from testbed.here import here
@@ -15,9 +16,6 @@ from testbed.statistics import paired_ratio
 from testbed.store import RunData
 from testbed.summary import latencies, summary
 from testbed.tables import METRICS, NONE, duration, metric
-
-TITLES = {"digits": "ViT on digits", "corpus": "GPT-2 form on bytes of Python's library"}
-LABELS = {"digits": "top-1", "corpus": "perplexity"}
 
 
 @dataclass(frozen=True)
@@ -194,7 +192,8 @@ def draw(found: list[Cell], path: Path) -> None:
             axes[0, column].yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
             axes[0, column].yaxis.set_major_formatter("{x:g}")
             axes[0, column].yaxis.set_minor_formatter("")
-            axes[1, column].set(xlabel="loss, %", ylabel=LABELS[variant.kind])
+            judged = next((c.found["here"]["metric"] for c in found if c.variant == variant and c.found["here"]), None)
+            axes[1, column].set(xlabel="loss, %", ylabel=METRICS[judged] if judged else "")
         axes[0, 0].set(ylabel="latency, s")
         figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False)
         figure.savefig(path, metadata={"Date": None})

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from benchmarks.accuracy.figures import Subject, coded, fixed
-from benchmarks.accuracy.grid import CODES, DEVICES, RATES, RIVALS, TRAINED, suited
+from benchmarks.accuracy.grid import AS_MEASURED, CODES, DEVICES, RATES, RIVALS, TRAINED
 from runtime.model import load
 from runtime.plan import even_spans
 from runtime.task import TASKS
@@ -68,7 +68,7 @@ def _trained(
         if method == CODES:
             train.finetune(original, books, rows, found.astra, found.training, folder)
             return coded(folder, load_file(folder / train.CODEBOOKS), rows, aim)
-        train.adapt(original, RIVALS[method], rows, replace(found.training, **suited()), folder)
+        train.adapt(original, RIVALS[method], rows, replace(found.training, **AS_MEASURED), folder)
     return fixed(folder, RIVALS[method], rows, aim)
 
 

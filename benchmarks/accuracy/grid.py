@@ -56,6 +56,7 @@ RIVALS: Mapping[str, Rival] = {
 }
 """Put on the original as they are; those of TRAINED also fine-tuned."""
 TRAINED = (PLAIN, "int4", "segment means, 4 per device", "segment means, 1 per device, int8", "top-8", "top-2")
+AS_MEASURED: Mapping[str, Any] = {"assignment": "even"}  # of rivals' training: devices have consecutive tokens
 RIVALLED = ("digits", "corpus")  # studies with rivals
 CODES = "codes"
 RATES = (3e-5, 1e-4, 3e-4)  # of fine-tuning, from which codes and each of TRAINED are given the one that suits them
@@ -102,11 +103,6 @@ def untuned(found: Recipe) -> list[AstraOptions]:
     return [replace(found.astra, groups=groups) for groups in GROUPS]
 
 
-def suited() -> dict[str, Any]:
-    """What is changed about the training for a rival: devices have consecutive tokens, as when it is measured."""
-    return {"assignment": "even"}
-
-
 def cells(study: str, seed: int, rates: Mapping[str, float]) -> Iterator[Cell]:
     """All of one study and seed. rates: of CODES and of rivals by name, where they are not the recipe's."""
     for cell in _cells(study, seed):
@@ -122,7 +118,7 @@ def _cells(study: str, seed: int) -> Iterator[Cell]:
         yield from _parts(study, seed)
         yield Cell(study, "G=16 dropout", seed, {"groups": 16}, {"message_dropout": 0.1}, wants=("lost",))
         for rival in TRAINED:
-            yield Cell(study, rival, seed, training=suited(), rival=rival)
+            yield Cell(study, rival, seed, training=AS_MEASURED, rival=rival)
     if study == "digits":
         yield from _only_digits(seed)
 

@@ -41,7 +41,7 @@ from testbed.predict.work import ELEMENT_BYTES, EMULATED, Costs
 from testbed.shape import LINE_OVERHEAD_BYTES, ONE_BY_ONE_BIT_S, SUPERPACKET_FRAMES, free_bytes, superpacket_frames
 
 MODULE = "testbed.predict.machine"
-LIMIT_S = 120.0
+LIMIT_S = 60.0
 CABLE, SWITCH, FAST, PAIR = "cable", "switch", "fast", "pair"
 HOSTS = {CABLE: 4, SWITCH: 4, FAST: 4, PAIR: 2}
 # Cables carry more than the machine, one frame at a time or several as one packet. A switch's lines, on which all that
