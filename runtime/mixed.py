@@ -27,7 +27,7 @@ class Holding:
     """Which device holds each content token: owners int64 [B, T], of so many devices.
 
     one_class_token: only device 0 has the class token, and nobody else sees it; else each has a copy of its own.
-    heard: bool [B, T], which tokens' codes arrived at all; None: all.
+    heard: bool [layers, B, devices, devices], whether a device (first) has heard the codes of another; None: all are.
     """
 
     owners: Tensor
@@ -56,8 +56,9 @@ def forward(model: Model, raw: Tensor, holding: Holding, streams: Collection[str
     copies, tokens = holding.copies(model), raw.shape[1]
     content = torch.func.vmap(lambda one: model.embed(one, 0, tokens))(raw)
     x = torch.cat([model.class_token().expand(raw.shape[0], copies, -1), content], 1)
-    mask = visible(model, holding, tokens)
+    everything = visible(model, holding, tokens)
     for layer in model.layers:
+        mask = everything if holding.heard is None else visible(model, holding, tokens, holding.heard[layer.index])
         x = _layer(layer, x, mask, streams, quantize)
     return x
 
@@ -107,16 +108,17 @@ def final_norm(model: Model, hidden: Tensor) -> Tensor:
     return hidden if weight is None else normalize(model.shape, hidden, weight, model.tensors.get("head.norm.bias"))
 
 
-def visible(model: Model, holding: Holding, tokens: int) -> Tensor:
+def visible(model: Model, holding: Holding, tokens: int, heard: Tensor | None = None) -> Tensor:
     """May a query see a key: [B, 1, C + T, (C + T) + T], first the keys as they are, then the coded content, which is
-    left out where one device has all."""
+    left out where one device has all. heard: bool [B, devices, devices], of the layer; None: all."""
     batch, copies = holding.owners.shape[0], holding.copies(model)
     place = holding.owners.device
     owners = torch.cat([torch.arange(copies, device=place).expand(batch, -1), holding.owners], 1)
     own = owners.unsqueeze(2) == owners.unsqueeze(1)
     coded = ~own[:, :, copies:]
-    if holding.heard is not None:
-        coded = coded & holding.heard.unsqueeze(1)
+    if heard is not None:
+        by_query = heard.gather(1, owners.unsqueeze(2).expand(-1, -1, holding.devices))
+        coded = coded & by_query.gather(2, holding.owners.unsqueeze(1).expand(-1, owners.shape[1], -1))
     if model.shape.causal:
         order = torch.arange(tokens, device=place)
         past = order.unsqueeze(1) >= order.unsqueeze(0)

@@ -195,16 +195,27 @@ def test_what_is_not_heard_is_not_attended_to(root: Path) -> None:
     model = load(root / "vit-tiny")
     raw = random_input(model.shape, TOKENS).unsqueeze(0)
     holding = mixed.contiguous(even_spans(TOKENS, 2), 1)
-    heard = torch.ones(1, TOKENS, dtype=torch.bool)
-    heard[0, -1] = False
-    found = []
-    for there in (1.0, 7.0):  # what the last token's codes say makes no difference
+    last = model.shape.layers - 1
+    heard = torch.ones(model.shape.layers, 1, 2, 2, dtype=torch.bool)
+    heard[last, 0, 0, 1] = False  # device 0 does not hear device 1 in the last layer
 
-        def quantize(layer: Any, stream: str, x: Tensor, there: float = there) -> Tensor:
-            return torch.cat([x[:, :-1], x[:, -1:] * there], 1)
+    def hidden(layer_of: int, tokens: slice) -> Tensor:
+        """Where some codes of one layer say something else."""
 
-        found.append(mixed.results(model, raw, replace(holding, heard=heard), ("input",), quantize))
-    torch.testing.assert_close(found[0], found[1])
+        def quantize(layer: Any, stream: str, x: Tensor) -> Tensor:
+            x = x.clone()
+            if layer.index == layer_of:
+                x[:, tokens] *= 7.0
+            return x
+
+        return mixed.forward(model, raw, replace(holding, heard=heard), ("input",), quantize)
+
+    half, copies = TOKENS // 2, 2
+    first, second = [0, *range(copies, copies + half)], [1, *range(copies + half, copies + TOKENS)]
+    truth, unheard = hidden(-1, slice(0)), hidden(last, slice(half, None))
+    torch.testing.assert_close(unheard[:, first], truth[:, first])
+    assert not torch.equal(hidden(0, slice(half, None))[:, first], truth[:, first])  # in another layer it does
+    assert not torch.equal(hidden(last, slice(half))[:, second], truth[:, second])  # and device 1 hears device 0
 
 
 # Whole trainings

@@ -6,7 +6,7 @@ the study measures on; the trainings of the study have it again.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -37,13 +37,25 @@ def rates(original: Path, found: Recipe, books: Mapping[str, Tensor], data: Data
     """
     rows, losses = parted(data), dict[str, dict[str, float]]()
     for method in (CODES, *TRAINED):
-        losses[method] = {}
-        for rate in RATES:
-            folder = scratch / f"{method} {rate:g}"
+
+        def tried(rate: float, method: str = method) -> float:
             recipe = replace(found, training=_short(found.training, rate))
-            losses[method][f"{rate:g}"] = loss(_trained(method, original, recipe, books, rows, folder))
+            return loss(_trained(method, original, recipe, books, rows, scratch / f"{method} {rate:g}"))
+
+        losses[method] = {f"{rate:g}": value for rate, value in sorted(between(tried).items())}
     best = {method: float(min(one, key=one.__getitem__)) for method, one in losses.items()}
     return {"rates": best, "losses": losses, "held back": len(rows.test)}
+
+
+def between(tried: Callable[[float], float]) -> dict[float, float]:
+    """{rate: its loss}: the three of RATES in the middle, and on from there as long as the best is at an end."""
+    found = {rate: tried(rate) for rate in RATES[1:-1]}
+    while True:
+        best = RATES.index(min(found, key=found.__getitem__))
+        new = [rate for rate in RATES[max(0, best - 1) : best + 2] if rate not in found]
+        if not new:
+            return found
+        found |= {rate: tried(rate) for rate in new}
 
 
 def parted(data: Data) -> Data:

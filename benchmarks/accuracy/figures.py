@@ -19,7 +19,7 @@ from runtime.training.data import Data
 MOST_DEVICES = 8
 FIRSTS = (0.25, 0.5, 0.75, 0.95)  # share of the tokens that the first of four devices has
 RATES = (0.0, 0.01, 0.05, 0.1)
-RUN = 8  # tokens, the mean length of a burst
+RUN = 3  # messages, the mean length of a burst: as many as one of four devices sends in a layer
 UNHEARD = "nothing sent"
 Figures = list[float]
 
@@ -81,7 +81,7 @@ def unheard(subject: Subject) -> Figures:
 
     def held(rows: int) -> Holding:
         whole = subject.held(even_spans(subject.tokens, DEVICES), rows)
-        return replace(whole, heard=torch.zeros(rows, subject.tokens, dtype=torch.bool))
+        return replace(whole, heard=torch.zeros(subject.model.shape.layers, rows, DEVICES, DEVICES, dtype=torch.bool))
 
     return subject.figures(held)
 
@@ -108,15 +108,16 @@ def full_precision(cut: Sequence[Span], causal: bool) -> float:
 
 
 def lost(subject: Subject) -> dict[str, Figures]:
-    """Codes of some tokens reach no other device, in no layer: each by itself, or in runs of consecutive ones."""
+    """Some messages do not come, each the codes of one device for another in one layer: at these sizes a datagram. What
+    a device sends is lost each by itself, or in runs."""
     found = {}
     for kind, lose in (("independent", independent), ("bursty", bursty)):
         for rate in RATES[1:]:
-            draw = torch.Generator().manual_seed(0)  # every model loses the same tokens
+            draw = torch.Generator().manual_seed(0)  # every model loses the same messages
 
             def held(rows: int, lose: Lose = lose, rate: float = rate, draw: torch.Generator = draw) -> Holding:
                 whole = subject.held(even_spans(subject.tokens, DEVICES), rows)
-                return replace(whole, heard=~lose(rows, subject.tokens, rate, draw))
+                return replace(whole, heard=~messages(lose, rows, subject.model.shape.layers, rate, draw))
 
             found[f"lost {kind} {rate:g}"] = subject.figures(held)
     return found
@@ -125,17 +126,28 @@ def lost(subject: Subject) -> dict[str, Figures]:
 Lose = Callable[[int, int, float, torch.Generator], Tensor]
 
 
-def independent(rows: int, tokens: int, rate: float, draw: torch.Generator) -> Tensor:
-    """Which tokens are lost, bool [rows, tokens]."""
-    return torch.rand(rows, tokens, generator=draw) < rate
+def messages(lose: Lose, rows: int, layers: int, rate: float, draw: torch.Generator) -> Tensor:
+    """Which are lost, bool [layers, rows, DEVICES, DEVICES] by receiver and sender. A device sends to one other after
+    the other, then those of the next layer."""
+    sent = lose(rows * DEVICES, layers * (DEVICES - 1), rate, draw).view(rows, DEVICES, layers, DEVICES - 1)
+    lost = torch.zeros(layers, rows, DEVICES, DEVICES, dtype=torch.bool)
+    for sender in range(DEVICES):
+        receivers = [other for other in range(DEVICES) if other != sender]
+        lost[:, :, receivers, sender] = sent[:, sender].movedim(1, 0)
+    return lost
 
 
-def bursty(rows: int, tokens: int, rate: float, draw: torch.Generator) -> Tensor:
-    """The same share in runs of RUN tokens on average (a Markov chain of two states, in its long run)."""
+def independent(rows: int, count: int, rate: float, draw: torch.Generator) -> Tensor:
+    """Which of so many in a row are lost, bool [rows, count]."""
+    return torch.rand(rows, count, generator=draw) < rate
+
+
+def bursty(rows: int, count: int, rate: float, draw: torch.Generator) -> Tensor:
+    """The same share in runs of RUN on average (a Markov chain of two states, in its long run)."""
     end = 1 / RUN
     begin = end * rate / (1 - rate)
-    drawn = torch.rand(rows, tokens, generator=draw)
+    drawn = torch.rand(rows, count, generator=draw)
     states = [drawn[:, 0] < rate]
-    for i in range(1, tokens):
+    for i in range(1, count):
         states.append(drawn[:, i] < torch.where(states[-1], 1 - end, begin))
     return torch.stack(states, 1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from benchmarks.accuracy.figures import FIRSTS, MOST_DEVICES, full_precision, spans
-from benchmarks.accuracy.grid import COMMITMENTS, DEVICES, GROUPS, NOISES, recipe
+from benchmarks.accuracy.grid import COMMITMENTS, DEVICES, GROUPS, NOISES, RIVALLED, recipe
 from benchmarks.accuracy.results import HERE, TITLES, UNITS, Key, Results, gained, section, table, verdict
 from testbed.tables import METRICS
 
@@ -73,14 +73,14 @@ def _assignment(results: Results) -> str:
     return section("Random assignment of tokens", *texts)
 
 
-def _against(results: Results, labels: Sequence[tuple[str, str]], base: str, head: str) -> list[str]:
-    """A table of variants of digits against one of them. labels: (label, how it is called)."""
-    rows = []
+def _against(results: Results, study: str, labels: Sequence[tuple[str, str]], head: str) -> list[str]:
+    """A table of variants against the whole method. labels: (label, how it is called)."""
+    rows, name = [], results.metric(study)
     for label, called in labels:
-        gain = results.gain(key("digits", label), key("digits", base))
-        change = ["", ""] if label == base else [gained(gain), verdict(gain)]
-        rows.append([called, results.said(key("digits", label)), *change])
-    return table((head, "top-1", "against the recipe's, points", ""), rows)
+        gain = results.gain(key(study, label), key(study, WHOLE))
+        change = ["", ""] if label == WHOLE else [gained(gain), verdict(gain)]
+        rows.append([called, results.said(key(study, label)), *change])
+    return table((f"{TITLES[study]}: {head}", METRICS[name], f"against the recipe's, {UNITS[name]}", ""), rows)
 
 
 def _noise(results: Results) -> str:
@@ -88,14 +88,14 @@ def _noise(results: Results) -> str:
     labels = [(names.get(noise, f"G=1 noise {noise:g}"), f"{noise:g}") for noise in NOISES]
     return section(
         "NAVQ: noise of λ times the residuals'",
-        "Digits, G = 1 (the paper: G = 16).",
-        _against(results, labels, WHOLE, "λ"),
+        "G = 1 (the paper: G = 16).",
+        *(_against(results, study, labels, "λ") for study in RIVALLED),
     )
 
 
 def _commitment(results: Results) -> str:
     labels = [(WHOLE if beta == 1e-4 else f"G=1 commitment {beta:g}", f"{beta:g}") for beta in COMMITMENTS]
-    return section("Commitment: β", "Digits, G = 1.", _against(results, labels, WHOLE, "β"))
+    return section("Commitment: β", "G = 1.", _against(results, "digits", labels, "β"))
 
 
 def _class_tokens(results: Results) -> str:
@@ -112,7 +112,8 @@ def _class_tokens(results: Results) -> str:
 def _codes(results: Results) -> str:
     labels = [(WHOLE, "X, K = 1024: 10 bits per token and layer"), ("G=1 K=256", "X, K = 256: 8 bits"),
               ("G=1 code kv", "K and V each by itself, K = 1024: 20 bits")]  # fmt: skip
-    return section("Codewords, and what is coded", "Digits, G = 1.", _against(results, labels, WHOLE, ""))
+    tables = [_against(results, study, labels, "coded") for study in RIVALLED]
+    return section("Codewords, and what is coded", "G = 1.", *tables)
 
 
 def _devices(results: Results) -> str:

@@ -62,7 +62,7 @@ def pack(codes: Tensor, bits: int) -> Tensor:
 
 def unpack(packed: Tensor, tokens: int, groups: int, bits: int) -> Tensor:
     """The inverse of `pack`: uint8 -> codes [tokens, groups] int64."""
-    unpacked = np.unpackbits(packed.numpy(), count=tokens * groups * bits).reshape(-1, bits)
+    unpacked = np.unpackbits(packed.cpu().numpy(), count=tokens * groups * bits).reshape(-1, bits)
     padded = np.zeros((unpacked.shape[0], 16), np.uint8)
     padded[:, 16 - bits :] = unpacked
     codes = np.packbits(padded, axis=1).view(">u2").astype(np.int64)

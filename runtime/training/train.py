@@ -40,7 +40,7 @@ class Settings:
 
     devices N: tokens are dealt out to so many, "random" (any token to any device, evenly many each) or "even"
     (consecutive ones). noise: NAVQ's lambda; commitment: beta; ema: decay of codebooks; class_tokens: "distributed" or
-    "one"; message_dropout: share of the tokens whose codes nobody hears.
+    "one"; message_dropout: share of the messages that get lost, each the codes of one device for another in one layer.
     """
 
     steps: int = 400
@@ -197,7 +197,8 @@ class _Training:
             owners = owners.gather(1, torch.rand(batch, tokens, generator=self._draw).argsort(1))
         heard = None
         if settings.message_dropout:
-            heard = torch.rand(batch, tokens, generator=self._draw) >= settings.message_dropout
+            size = (shape.layers, batch, settings.devices, settings.devices)
+            heard = torch.rand(size, generator=self._draw) >= settings.message_dropout
         return Holding(owners, settings.devices, settings.class_tokens == "one", heard).to(self._place)
 
     def _checkpoint(self, path: Path) -> None:
@@ -221,7 +222,8 @@ class _Training:
         path = self._hooks.checkpoint
         if path is None or not path.exists():
             return
-        kept: dict[str, Any] = torch.load(path, map_location=self._place, weights_only=True)
+        # To the CPU, where the optimiser's count of steps belongs: from a GPU it would be fetched at every step.
+        kept: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         if kept["key"] != self._key:
             return
         with torch.no_grad():
@@ -229,9 +231,9 @@ class _Training:
                 parameter.copy_(kept["parameters"][name])
         self._optimiser.load_state_dict(kept["optimiser"])
         for name, vq in self.quantizers.items():
-            vq.state = dict(kept["quantizers"][name])
-        self._draw.set_state(kept["draw"].cpu())
-        self._noise.set_state(kept["noise"].cpu())
+            vq.state = {what: tensor.to(self._place) for what, tensor in kept["quantizers"][name].items()}
+        self._draw.set_state(kept["draw"])
+        self._noise.set_state(kept["noise"])
         self._done = kept["done"]
 
 
