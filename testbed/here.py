@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from testbed.statistics import mean_interval, share_interval
+from testbed.statistics import mean_interval, share_difference_interval, share_interval
 from testbed.tables import METRICS, metric
 
 LINE = "task, by the outputs of this run's requests"
@@ -20,8 +20,8 @@ def here(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
     """Of the source's records of a method's measured requests: {"metric", "value", "ci95", "single", "paired", "n"}.
 
     single: of one device on the same inputs; paired: {"kind", "value", "ci95"} against it, request by request: "ratio"
-    of perplexities, else "difference". Intervals: Wilson's of a share, else bootstraps. None where answers are not
-    known, or an output was not finite.
+    of perplexities, else "difference". Intervals: of shares Wilson's, of their difference Agresti and Min's, else
+    bootstraps. None where answers are not known, or an output was not finite.
     """
     scores: list[Any] = [row.get("score") for row in rows]
     if not scores or any(one is None or one["this"] is None or one["single"] is None for one in scores):
@@ -30,7 +30,9 @@ def here(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
     figure = math.exp if name == "perplexity" else float
     this, single = ([float(one[key]) for one in scores] for key in ("this", "single"))
     apart = [a - b for a, b in zip(this, single, strict=True)]
-    ends = share_interval(this) if name == "top1" else mean_interval(this)
+    ends, between = mean_interval(this), mean_interval(apart)
+    if name == "top1":
+        ends, between = share_interval(this), share_difference_interval(this, single)
     return {
         "metric": name,
         "value": figure(_mean(this)),
@@ -39,7 +41,7 @@ def here(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
         "paired": {
             "kind": "ratio" if name == "perplexity" else "difference",
             "value": figure(_mean(apart)),
-            "ci95": [None if end is None else figure(end) for end in mean_interval(apart)],
+            "ci95": [None if end is None else figure(end) for end in between],
         },
         "n": len(this),
     }

@@ -157,14 +157,20 @@ def test_the_error_of_k_copies_is_the_mean_over_every_choice_of_them() -> None:
 # Rivals
 
 
-@pytest.mark.parametrize("name", ["vit-tiny", "gpt2-tiny"])
+AS_METHODS: list[tuple[grid.Rival, str, dict[str, Any]]] = [
+    (Averaged(3, 3), "prism", {"segments": 3}),
+    (Averaged(2, 3, "int8"), "prism", {"segments": 2, "codec": "int8"}),
+    (Largest(10), "topk", {"keep": 10}),
+]
+ROUNDED: list[tuple[grid.Rival, str, dict[str, Any]]] = [
+    (Rounded(bits), "sequence", {"codec": f"int{bits}"}) for bits in (8, 4)
+]
+
+
 @pytest.mark.parametrize(
-    ("rival", "method", "options"),
-    [
-        (Averaged(3, 3), "prism", {"segments": 3}),
-        (Averaged(2, 3, "int8"), "prism", {"segments": 2, "codec": "int8"}),
-        (Largest(10), "topk", {"keep": 10}),
-    ],
+    ("name", "rival", "method", "options"),
+    # Of a class token `sequence` has one, a rival in ASTRA's seat one on each device.
+    [(name, *one) for name in ("vit-tiny", "gpt2-tiny") for one in AS_METHODS + ROUNDED * (name == "gpt2-tiny")],
     ids=repr,
 )
 def test_a_rival_on_one_machine_is_the_method_of_many(

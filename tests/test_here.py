@@ -35,8 +35,16 @@ def test_shares_have_the_interval_of_wilson() -> None:
     assert found["single"] == pytest.approx(19 / 20) and found["n"] == 20
     assert found["paired"]["kind"] == "difference" and found["paired"]["value"] == pytest.approx(-2 / 20)
     low, high = found["paired"]["ci95"]
-    assert low < -0.1 < high <= 0
+    # Two of twenty lost: with half a request more of each outcome, -2 of 22 and what 3 of 22 differ by.
+    spread = z * math.sqrt(3 / 22 - (2 / 22) ** 2) / math.sqrt(22)
+    assert [low, high] == pytest.approx([-2 / 22 - spread, -2 / 22 + spread])
     assert says(found) == "85.0% (n 20, 64.0%-94.8%)"
+
+
+def test_that_no_request_differs_does_not_prove_that_none_would() -> None:
+    few, many = (here(scored("top1", [(1.0, 1.0)] * n)) for n in (13, 1300))
+    assert few is not None and many is not None
+    assert few["paired"]["value"] == 0 and few["paired"]["ci95"][0] < -0.1 < -0.01 < many["paired"]["ci95"][0] < 0
 
 
 def test_perplexities_are_of_means_and_compared_by_their_ratio() -> None:

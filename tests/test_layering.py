@@ -44,6 +44,18 @@ def test_imports_go_one_way(path: Path) -> None:
     assert not wrong
 
 
+def test_training_is_never_imported_by_a_device() -> None:
+    """Of a device's own code; what prepares and measures models lies in the control room."""
+    outside = [path for path in FILES if not name(path).startswith(("runtime/training/", "testbed/"))]
+    wrong = [
+        f"{name(path)}:{line} imports {module}"
+        for path in outside
+        for module, line in imports(path)
+        if f"{module}.".startswith("runtime.training.")
+    ]
+    assert not wrong
+
+
 @pytest.mark.parametrize("path", FILES, ids=name)
 def test_ray_is_imported_in_three_files_only(path: Path) -> None:
     found = [line for module, line in imports(path) if module.split(".")[0] == "ray"]

@@ -247,7 +247,14 @@ def test_training_writes_a_folder_that_runs_and_is_as_good_as_it_was_measured(
     assert scored["n"] == len(made.test)
 
 
-def test_a_training_goes_on_where_it_was_killed(root: Path, tmp_path: Path) -> None:
+PLACES = [
+    "cpu",
+    pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="torch finds no GPU here")),
+]
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_a_training_goes_on_where_it_was_killed(root: Path, tmp_path: Path, place: str) -> None:
     class Killed(Exception):
         pass
 
@@ -259,17 +266,20 @@ def test_a_training_goes_on_where_it_was_killed(root: Path, tmp_path: Path) -> N
         if done == 5:
             raise Killed
 
-    finetune(folder, books, made, AstraOptions(**options), SHORT, tmp_path / "whole")
-    hooks = Hooks(stop, tmp_path / "checkpoint", every=2)
+    finetune(folder, books, made, AstraOptions(**options), SHORT, tmp_path / "whole", Hooks(place=place))
+    hooks = Hooks(stop, tmp_path / "checkpoint", every=2, place=place)
     with pytest.raises(Killed):
         finetune(folder, books, made, AstraOptions(**options), SHORT, tmp_path / "halves", hooks)
     steps: list[int] = []
-    hooks = Hooks(lambda done, of, losses: steps.append(done), tmp_path / "checkpoint", every=2)
+    hooks = Hooks(lambda done, of, losses: steps.append(done), tmp_path / "checkpoint", every=2, place=place)
     finetune(folder, books, made, AstraOptions(**options), SHORT, tmp_path / "halves", hooks)
     assert steps == [5, 6]
     for name in (WEIGHTS, CODEBOOKS):
         whole, halves = load_file(tmp_path / "whole" / name), load_file(tmp_path / "halves" / name)
-        assert all(torch.equal(whole[key], halves[key]) for key in whole)
+        if place == "cpu":
+            assert all(torch.equal(whole[key], halves[key]) for key in whole)
+        else:  # where sums are in any order
+            assert all(torch.allclose(whole[key], halves[key], atol=1e-3) for key in whole)
 
 
 def test_a_model_learns_what_it_is_shown(root: Path, tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from pydantic import AfterValidator, BeforeValidator, Field
 from runtime.families import PRESETS
 from runtime.methods.astra import AstraOptions
 from runtime.training.train import Settings
+from testbed.data.wanted import LIMIT
 from testbed.door import Door, enter, settled, unknown
 from testbed.topology import TopologyError
 from testbed.wiring import nearest
@@ -55,8 +56,11 @@ def _number(value: Any) -> Any:
 
 def _data(text: str) -> str:
     """A path by its absolute one, so that a recipe that was kept means the same from anywhere."""
-    kind, colon, path = text.partition(":")
-    return f"{kind}:{os.path.abspath(settled(path))}" if colon and path and kind in _OF_FILES else text
+    kind, colon, place = text.partition(":")
+    path, mark, limit = place.partition(LIMIT)
+    if not colon or not path or kind not in _OF_FILES:
+        return text
+    return f"{kind}:{os.path.abspath(os.path.expanduser(settled(path)))}{mark}{limit}"
 
 
 Number = Annotated[float, BeforeValidator(_number)]
