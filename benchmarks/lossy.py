@@ -1,9 +1,10 @@
 """Codes over UDP with a deadline against codes over TCP, on lossy links: accuracy, latency and what was lost.
 
-    sudo .venv/bin/python benchmarks/lossy.py [--out prepared/lossy] [--write docs/lossy.md] [--quick]
+    sudo .venv/bin/python benchmarks/lossy.py [--out FOLDER] [--write docs/lossy.md] [--quick]
 
 Prepares a ViT on digits and a byte-level GPT-2, both for codes of one group, then runs a sweep per model: 4 devices in
-a star, losses independent and in bursts. Stopped at any time, the same command goes on. Writes a table, and a plot
+a star, losses independent and in bursts. Stopped at any time, the same command goes on, in a folder of prepared/ that
+is named by the code that trains and by what is asked for. Writes a table, and a plot
 beside it. --quick: digits only, short trainings, few requests: to try it. What training with message dropout does about
 losses is measured on all held-out inputs by `benchmarks.accuracy`.
 """
@@ -21,6 +22,7 @@ import yaml
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from benchmarks.accuracy import store  # noqa: E402
 from benchmarks.lossy_report import VARIANTS, Variant, cells, document, draw  # noqa: E402
 
 RECIPES = {"digits": "digits_vit.yaml", "corpus": "corpus_gpt2.yaml"}
@@ -91,13 +93,19 @@ def measure(out: Path, quick: bool) -> None:
             testbed("sweep", *words, "--retry")
 
 
+def kept(quick: bool) -> Path:
+    """Where models and sweeps lie, unless it is said."""
+    asked = [[recipe(variant, quick), sweep(variant, Path(), 0, quick)] for variant in VARIANTS]
+    return store.place(ROOT / "prepared", "lossy", asked)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, default=Path("prepared/lossy"), help="models and sweeps")
+    parser.add_argument("--out", type=Path, help="models and sweeps")
     parser.add_argument("--write", type=Path, metavar="FILE", help="the document; its plot goes beside it")
     parser.add_argument("--quick", action="store_true", help="digits only, short trainings, few requests")
     given = parser.parse_args()
-    out = given.out.absolute()
+    out = (given.out or kept(given.quick)).absolute()
     measure(out, given.quick)
     found = list(cells(out))
     command = " ".join(["benchmarks/lossy.py", *["--quick"] * given.quick])

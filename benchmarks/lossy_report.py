@@ -11,8 +11,9 @@ from benchmarks.accuracy.results import TITLES
 from testbed import topology
 from testbed.differences import INVALID
 from testbed.here import here
+from testbed.lost import lost
 from testbed.predict.counted import counted
-from testbed.statistics import paired_ratio
+from testbed.statistics import mean_interval, paired_ratio
 from testbed.store import RunData
 from testbed.summary import latencies, summary
 from testbed.tables import METRICS, NONE, duration, metric
@@ -35,8 +36,8 @@ VARIANTS = [Variant("digits", 1), Variant("corpus", 1)]
 
 @dataclass(frozen=True)
 class Cell:
-    """One method under one loss: its entry of summary.json, whether its network was the declared one, and the scores
-    and latencies of its requests by number."""
+    """One method under one loss: its entry of summary.json, whether its network was the declared one, and of its
+    requests, by number, scores, latencies and the share of codes that were not there."""
 
     variant: Variant
     loss: float
@@ -46,6 +47,7 @@ class Cell:
     valid: bool
     scores: Mapping[int, dict[str, Any]] = field(default_factory=dict)
     times_s: Mapping[int, float] = field(default_factory=dict)
+    missing: Mapping[int, float] = field(default_factory=dict)
 
     @property
     def good(self) -> bool:
@@ -62,12 +64,23 @@ def cells(out: Path) -> Iterator[Cell]:
             for found in described["methods"]:
                 udp = found["options"].get("transport") == "udp"
                 network, label = (round(lane.loss.mean, 4), lane.loss.enter > 0), found["label"]
-                yield Cell(variant, *network, udp, found, valid, _scores(run, label), latencies(run, label))
+                each = _scores(run, label), latencies(run, label), _missing(run, label)
+                yield Cell(variant, *network, udp, found, valid, *each)
 
 
 def _scores(run: RunData, label: str) -> dict[int, dict[str, Any]]:
     rows = (row for row in run.records if row["label"] == label and not row["warmup"])
     return {row["request"]: row["score"] for row in rows if row.get("score")}
+
+
+def _missing(run: RunData, label: str) -> dict[int, float]:
+    """Of the tokens that could have been missed, on all devices; nothing of a method that loses none."""
+    found: dict[int, list[dict[str, Any]]] = {}
+    for row in run.records:
+        if row["label"] == label and not row["warmup"]:
+            found.setdefault(row["request"], []).append(row)
+    shares = {number: lost(rows) for number, rows in found.items()}
+    return {number: share["share"] for number, share in shares.items() if share is not None}
 
 
 # What is shown
@@ -94,10 +107,9 @@ def one(found: Sequence[Cell], variant: Variant, setting: tuple[bool, float], ud
 def _row(found: Sequence[Cell], variant: Variant, setting: tuple[bool, float]) -> tuple[str, ...]:
     tcp, udp = (one(found, variant, setting, over) for over in (False, True))
     bursts, loss = setting
-    share = None if udp is None or udp.found["lost"] is None else udp.found["lost"]["share"]
     return (
         f"{100 * loss:g} %{' in bursts' * bursts}", _latency(tcp), _latency(udp), _slower(udp, tcp),
-        NONE if share is None else f"{100 * share:.2g} %", _worth(tcp), _worth(udp), _paired(against(udp, tcp)),
+        _absent(udp), _worth(tcp), _worth(udp), _paired(against(udp, tcp)),
         _paired(None if udp is None else udp.found["here"]),
     )  # fmt: skip
 
@@ -108,6 +120,14 @@ def against(cell: Cell | None, other: Cell | None) -> dict[str, Any] | None:
         return None
     both = [(cell.scores[number], other.scores[number]) for number in cell.scores if number in other.scores]
     return here([{"score": {"metric": a["metric"], "this": a["this"], "single": b["this"]}} for a, b in both])
+
+
+def _absent(cell: Cell | None) -> str:
+    shares = [] if cell is None else list(cell.missing.values())
+    if not shares:
+        return NONE
+    low, high = (NONE if end is None else f"{100 * end:.2g} %" for end in mean_interval(shares))
+    return f"{100 * sum(shares) / len(shares):.2g} % ({low} to {high}, n {len(shares)})"
 
 
 def _latency(cell: Cell | None) -> str:
@@ -140,7 +160,7 @@ def _paired(worth: Mapping[str, Any] | None) -> str:
         return NONE
     paired, times = worth["paired"], "x" * (worth["paired"]["kind"] == "ratio")
     value, low, high = (f"{metric(worth['metric'], one)}{times}" for one in (paired["value"], *paired["ci95"]))
-    return f"{value} ({low} to {high})"
+    return f"{value} ({low} to {high}, n {worth['n']})"
 
 
 PREFACE = """\
@@ -153,9 +173,10 @@ link; every frame from a host to the switch is lost with the probability of the 
 these very requests on held-out inputs, top-1, or perplexity of the byte after the prompt; over UDP against TCP and
 against one device: on the same requests, the difference, or the ratio of perplexities. Latency: median; UDP / TCP:
 geometric mean of the ratios of the same requests. Codes not there: of the tokens that could have been missed, lost or
-late. Intervals of 95 %; requests of one method end after {budget} s: there are few where one waited long, over UDP for
-its result. What losses cost on all held-out inputs, and models trained with message dropout:
-[accuracy.md](accuracy.md). `{command}` repeats all of it.
+late, mean of the requests. n: requests. Intervals of 95 %: medians, means and ratios by bootstraps, shares Wilson's,
+differences of shares Agresti and Min's, which have a width where no request differs. Requests of one method end after
+{budget} s: there are few where one waited long, over UDP for its result. What losses cost on all held-out inputs, and
+models trained with message dropout: [accuracy.md](accuracy.md). `{command}` repeats all of it.
 
 ![latency and task against loss]({plot})
 """

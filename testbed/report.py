@@ -219,8 +219,11 @@ def task(method: Mapping[str, Any]) -> str:
 
 def task_legend(methods: Sequence[Mapping[str, Any]]) -> str:
     """What the column of the task is, where there is one."""
-    count = next((method["task"]["n"] for method in methods if method.get("task")), None)
-    return "" if count is None else f"task: on {count} held-out inputs, measured when the model was prepared"
+    found = next((method["task"] for method in methods if method.get("task")), None)
+    if found is None:
+        return ""
+    original = f"; the original {metric(found['metric'], found['original'])}" if "original" in found else ""
+    return f"task: on {found['n']} held-out inputs, measured when the model was prepared{original}"
 
 
 def cells(method: Mapping[str, Any]) -> list[str | Text]:

@@ -49,7 +49,8 @@ def cell(loss: float, udp: bool, value: float, variant: Variant = VARIANTS[0], b
     }  # fmt: skip
     scores = {number: {"metric": "top1", "this": float(number < 16 * value), "single": 1.0} for number in range(16)}
     times_s = {number: 0.1 * (1 + number) / (2 if udp else 1) for number in range(3, 9)}
-    return Cell(variant, loss, bursts, udp, found, True, scores, times_s)
+    missing = {number: loss * share for number, share in ((3, 0.5), (4, 1.0), (5, 1.5))} if udp else {}
+    return Cell(variant, loss, bursts, udp, found, True, scores, times_s, missing)
 
 
 def test_a_row_for_each_loss_with_what_was_measured_there(tmp_path: Path) -> None:
@@ -59,12 +60,13 @@ def test_a_row_for_each_loss_with_what_was_measured_there(tmp_path: Path) -> Non
     text = document([*cells, wrong], "plot.svg", SETTINGS)
     rows = [line for line in text.splitlines() if line.startswith("| ") and "%" in line]
     assert [row.split(" | ")[0] for row in rows] == ["| 0 %", "| 5 %", "| 5 % in bursts"]
-    assert rows[1].count("150 ms (90 ms to 300 ms, n 40)") == 2 and "| 5 % |" in rows[1]
+    assert rows[1].count("150 ms (90 ms to 300 ms, n 40)") == 2 and "| 5 % (2.5 % to 7.5 %, n 3) |" in rows[1]
     for words in (
         "top-1 87.5% (77.5% to 97.5%, n 40)",
         "top-1 75.0% (",
         "-25.0% (",
         "| -12.5% (",
+        ", n 16) | -25.0% (-35.0% to -15.0%, n 40) |",
         "| 0.50x (0.50x to 0.50x, n 6) |",
     ):
         assert words in rows[1]

@@ -316,7 +316,7 @@ def test_what_was_not_finished_is_no_model_yet(folder: Path, tmp_path: Path) -> 
 def test_without_a_terminal_there_is_a_line_every_few_seconds_with_the_time_left() -> None:
     text, now = StringIO(), [0.0]
     progress = Progress(Console(file=text, width=40), lambda: now[0])
-    with progress.training("fine-tuning") as step:
+    with progress.steps("fine-tuning") as step:
         for done in range(1, 13):
             now[0] += 1.0
             step(done, 100, {"task": 0.5, "commitment": 2.0})

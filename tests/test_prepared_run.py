@@ -73,7 +73,7 @@ def test_the_summary_has_the_accuracy_of_every_method_that_was_measured(
 ) -> None:
     task = config(folder)["task"]
     found = {method["label"]: method for method in runs.read(finished[0], "summary.json")["methods"]}
-    same = {"metric": "top1", "single": task["single"], "this": task["single"], "n": task["n"]}
+    same = {key: task[key] for key in ("metric", "original", "single", "n")} | {"this": task["single"]}
     assert found["single"]["task"] == found["sequence"]["task"] == same
     assert found["astra G=4 K=16"]["task"] == same | {"this": task["by_devices"]["2"]}
     assert found["sequence+int8"]["task"] is None and found["block AG joins=1"]["task"] is None
@@ -85,7 +85,8 @@ def test_the_table_shows_it(folder: Path, finished: tuple[Path, str]) -> None:
     table = text.partition("───")[2]
     row = next(line for line in table.splitlines() if line.startswith("single "))
     assert row.split()[-1] == f"{task['single']:.1%}"
-    assert f"task: on {task['n']} held-out inputs, measured when the model was prepared" in text
+    legend = f"task: on {task['n']} held-out inputs, measured when the model was prepared; the original "
+    assert f"{legend}{task['original']:.1%}" in " ".join(text.split())
     assert "Untrained" not in text and "held-out inputs of digits" in text
     note = " ".join(text.split()).partition("Note: sequence+int8, block AG joins=1: the output is not that of single")[
         1

@@ -6,10 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from benchmarks.accuracy.figures import MOST_DEVICES
-from benchmarks.accuracy.grid import NOISES
+from benchmarks.accuracy.grid import NOISES, recipe
 from benchmarks.accuracy.intervals import Mean, of_seeds
 from benchmarks.accuracy.results import TITLES, Results, section, spread, table
-from benchmarks.accuracy.theorems import FULL, POOLED
+from benchmarks.accuracy.theorems import FULL, INPUTS, POOLED
 
 NAMES = ("other X", *(f"{noise:g}" for noise in NOISES), FULL)
 KINDS = {"sliced": "slices", "gauss": "fitted normals"}
@@ -33,6 +33,8 @@ def _distances(results: Results) -> str:
     ]
     for study in STUDIES:
         rows = results.of(study, "G=1")
+        half, tokens = min(INPUTS, rows[0]["inputs"] // 2), recipe(study, 0, None).tokens
+        texts.append(f"{TITLES[study]}: {half * tokens} points on either side, of {half} inputs.")
         for kind, called in KINDS.items():
             made = []
             for layer in range(len(rows[0]["distances"])):

@@ -18,7 +18,7 @@ from pathlib import Path
 from runtime.shape import Shape, grid, is_strip
 from runtime.training.data import Data
 from testbed.data import corpus, digits, docstrings, hub, images, textfile
-from testbed.data.wanted import Only, Wanted
+from testbed.data.wanted import Only, Told, Wanted, unheard
 from testbed.inputs import BadInputs, refuse_channels
 
 __all__ = ["KINDS", "Data", "load"]
@@ -45,19 +45,20 @@ KINDS: dict[str, Kind] = {
 
 
 def load(
-    name: str, shape: Shape, tokens: int, model_folder: Path | None, seed: int, only: Only | None = None
+    name: str, shape: Shape, tokens: int, model_folder: Path | None, seed: int, only: Only | None = None,
+    told: Told = unheard,
 ) -> Data:  # fmt: skip
     """The data of this name for a model of this shape, `tokens` content tokens a request.
 
     name: a key of KINDS, with ":" and a place where it takes one: "digits", "images:~/photos", "hub:uoft-cs/cifar10".
     model_folder: a converted model, whose tokenizer reads the text; None, or without one: bytes are the ids.
-    seed: which rows are trained on where there are more than enough. only: see `Wanted`. Raises BadInputs in one line.
+    seed: which rows are trained on where there are more than enough. only, told: see `Wanted`. Raises BadInputs.
     """
     kind, _, place = name.partition(":")
     try:
         _refuse_name(kind, place)
         _refuse_model(kind, shape, tokens)
-        return KINDS[kind].load(place, Wanted(shape, tokens, model_folder, seed, only))
+        return KINDS[kind].load(place, Wanted(shape, tokens, model_folder, seed, only, told))
     except BadInputs as error:
         raise BadInputs(f"data {name!r}: {error}") from None
 

@@ -74,7 +74,8 @@ def data(name: str, train: Pictures, test: Pictures, limit: int | None, wanted: 
     if wanted.only is not None:
         train, test = train.chosen([]), test.chosen(wanted.only(len(test.labels)))
     _refuse_size(len(train.labels), len(test.labels), wanted)
-    train_rows, test_rows = _rows(train, wanted), _rows(test, wanted)
+    count = len(train.labels) + len(test.labels)
+    train_rows, test_rows = _rows(train, wanted, 0, count), _rows(test, wanted, len(train.labels), count)
     train_labels, test_labels = (torch.tensor(part.labels, dtype=torch.int64) for part in (train, test))
     new = unseen(train_rows, test_rows)
     if len(new) and not bool(new.any()):
@@ -90,16 +91,16 @@ def _row_bytes(wanted: Wanted) -> int:
     return wanted.tokens * wanted.shape.patch**2 * wanted.shape.channels
 
 
-def _rows(pictures: Pictures, wanted: Wanted) -> Tensor:
-    """uint8 [n, tokens, patch x patch x channels]."""
+def _rows(pictures: Pictures, wanted: Wanted, before: int, of: int) -> Tensor:
+    """uint8 [n, tokens, patch x patch x channels]. before: pictures that were read already, of so many in all."""
     rows = torch.empty(len(pictures.labels), wanted.tokens, _row_bytes(wanted) // wanted.tokens, dtype=torch.uint8)
 
     def fill(i: int) -> None:
         rows[i] = as_patches(centre_crop(pictures.picture(i), size(wanted)), wanted.shape)
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # decoding leaves the interpreter free
-        for _ in pool.map(fill, range(len(rows))):
-            pass
+        for done, _ in enumerate(pool.map(fill, range(len(rows))), before + 1):
+            wanted.told(done, of)
     return rows
 
 

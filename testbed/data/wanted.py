@@ -17,13 +17,19 @@ LIMIT = "?limit="
 
 
 Only = Callable[[int], Sequence[int]]
+Told = Callable[[int, int], None]
+
+
+def unheard(done: int, of: int) -> None:
+    """Nobody wants to know."""
 
 
 @dataclass(frozen=True)
 class Wanted:
     """tokens: content tokens of a request. folder: a converted model, for its tokenizer.
 
-    only: which of so many rows to test on are read, and none to train on; None: all of both.
+    only: which of so many rows to test on are read, and none to train on; None: all of both. told: of how many pictures
+    are read, of how many.
     """
 
     shape: Shape
@@ -31,6 +37,7 @@ class Wanted:
     folder: Path | None
     seed: int
     only: Only | None = None
+    told: Told = unheard
 
 
 def limited(place: str) -> tuple[str, int | None]:

@@ -80,9 +80,14 @@ def _measured(config: Mapping[str, Any]) -> list[str]:
     head, how = ["", METRICS[name], "95 % CI"], f"{METRICS[name]}: {HOW[name]}"
     if all("rank_correlation" in one for one in found.values()):
         head, how = [*head, "rank correlation"], f"{how}; rank correlation: Spearman's, of the cosines of all pairs"
-        lines = [[*line, f"{one['rank_correlation']:.4f}"] for line, one in zip(lines, found.values(), strict=True)]
+        lines = [[*line, _ranks(one)] for line, one in zip(lines, found.values(), strict=True)]
     about = f"On {task['n']} held-out inputs, on one machine with the arithmetic of many; {how}."
     return [about, "", *table(head, lines)]
+
+
+def _ranks(found: Mapping[str, Any]) -> str:
+    low, high = found["rank_correlation_ci95"]
+    return f"{found['rank_correlation']:.4f} ({low:.4f} to {high:.4f})"
 
 
 def _interval(name: str, found: Mapping[str, Any]) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.console import Console
 from safetensors import SafetensorError
 
@@ -64,6 +65,9 @@ def _run(path: Path, work: Work, console: Console, device: str) -> Mapping[str, 
         said = document.value[key]
         document.problem((key,), str(error).removeprefix(f"data {said!r}: "), said)
         raise TopologyError(document.problems) from None
+    except torch.OutOfMemoryError as error:
+        why = f"--device {device}: its memory does not hold a step ({str(error).splitlines()[0]})"
+        raise BadModel(f"{why}; give a smaller training.batch, and another --out") from None
     except (OSError, SafetensorError) as error:
         why = f"{work.path}: cannot be written ({error}); what is done is kept, the same command goes on"
         raise StoreError(why) from None
@@ -71,8 +75,6 @@ def _run(path: Path, work: Work, console: Console, device: str) -> Mapping[str, 
 
 def _refuse(device: str) -> None:
     """Raises BadModel for a device of torch that is not here."""
-    import torch
-
     if device not in DEVICES:
         raise BadModel(f"--device {device}: there are {' and '.join(DEVICES)}")
     if device == "cuda" and not torch.cuda.is_available():

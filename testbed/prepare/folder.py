@@ -62,15 +62,17 @@ class Prepared:
         return self.path / CODEBOOKS if spec.method == CODED else None
 
     def task(self, spec: MethodSpec, tokens: int, devices: int) -> dict[str, Any] | None:
-        """{"metric", "single", "this", "n"} of a method on so many devices, tokens cut evenly: as it was measured when
-        the model was prepared. None where it was not."""
+        """{"metric", "original", "single", "this", "n"} of a method on so many devices, tokens cut evenly: as it was
+        measured when the model was prepared, original before any training for codes. None where it was not."""
         found, this = self.config["task"], None
         if tokens == self.config["tokens"]:
             if methods.equals_single(spec.method, spec.options):
                 this = found["single"]
             elif spec.method == CODED and self._measured(spec):
                 this = found["by_devices"].get(str(devices))
-        return None if this is None else {key: found[key] for key in ("metric", "single", "n")} | {"this": this}
+        if this is None:
+            return None
+        return {key: found[key] for key in ("metric", "original", "single", "n")} | {"this": this}
 
     @property
     def held_out(self) -> int:

@@ -25,8 +25,8 @@ class Progress:
         self._console.print(Text(text, "dim"), soft_wrap=True)
 
     @contextmanager
-    def training(self, title: str) -> Iterator[Step]:
-        """What is to be called after each step: (done, of, losses)."""
+    def steps(self, title: str) -> Iterator[Step]:
+        """What is to be called after each step of something long: (done, of, losses, of which there may be none)."""
         make = self._bar if self._console.is_interactive else self._lines
         with make(title) as step:
             yield step
@@ -61,7 +61,8 @@ class Progress:
                 return
             printed = now
             left_s = (of - done) * (now - first[1]) / (done - first[0])
-            self._console.print(Text(f"{title} {done} of {of}, {_words(losses)}, {left_s:.0f} s left"), soft_wrap=True)
+            words = filter(None, (f"{title} {done} of {of}", _words(losses), f"{left_s:.0f} s left"))
+            self._console.print(Text(", ".join(words)), soft_wrap=True)
 
         yield step
 

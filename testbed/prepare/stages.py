@@ -35,7 +35,7 @@ from testbed.tables import METRICS, duration, metric
 INITIAL, KMEANS = "initial", "kmeans.safetensors"  # in the scratch folder
 MOST_DEVICES = 8  # on how many the result is measured; the codebooks serve any number
 VECTORS_PER_CODEWORD = 8  # that k-means sees
-CHECKPOINTS = 10  # of a training, at least; one more every 50 steps
+CHECKPOINTS = 10, 100  # of a training: at least, and at most; between them one every 50 steps
 
 
 class Preparation:
@@ -71,7 +71,10 @@ class Preparation:
 
     def _read_data(self, folder: Path) -> Data:
         recipe = self.recipe
-        found = data.load(recipe.data, self.shape, recipe.tokens, folder, recipe.seed)
+        with self.progress.steps("reading pictures") as step:
+            found = data.load(
+                recipe.data, self.shape, recipe.tokens, folder, recipe.seed, told=lambda done, of: step(done, of, {})
+            )
         vectors = len(found.train) * recipe.tokens
         if vectors < recipe.astra.codewords:
             raise BadInputs(f"it has {vectors} tokens to train on, {recipe.astra.codewords} codewords need as many")
@@ -143,13 +146,14 @@ class Preparation:
         self._refuse_elsewhere(stage, checkpoint)
         if checkpoint.exists():
             self.progress.stage(f"{title}: goes on from its checkpoint")
-        with self.work.timed(stage), torch.enable_grad(), self.progress.training(title) as step:
+        with self.work.timed(stage), torch.enable_grad(), self.progress.steps(title) as step:
 
             def hook(done: int, of: int, losses: Any) -> None:
                 self.work.tick()
                 step(done, of, losses)
 
-            run(Hooks(hook, checkpoint, max(1, min(50, steps // CHECKPOINTS)), self.place))
+            least, most = CHECKPOINTS
+            run(Hooks(hook, checkpoint, max(1, min(50, steps // least), steps // most), self.place))
         self.progress.stage(f"{title}: {steps} steps, {duration(self.work.seconds[stage])}")
 
     def _refuse_elsewhere(self, stage: str, checkpoint: Path) -> None:
@@ -182,6 +186,7 @@ class Preparation:
             if self.shape.result == "embedding" and devices in (1, self.recipe.training.devices):
                 ours = similarity.embeddings(model, test, loaded, devices)
                 found["rank_correlation"] = similarity.rank_correlation(aim, ours)
+                found["rank_correlation_ci95"] = similarity.interval(aim, ours)
         task, each = TASKS[self.shape.result], found.pop("each")
         ends = [None if end is None else task.figure(end) for end in mean_interval(each)]
         self.work.measured[name] = found | {"ci95": ends}
