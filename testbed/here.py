@@ -30,9 +30,10 @@ def here(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
     figure = math.exp if name == "perplexity" else float
     this, single = ([float(one[key]) for one in scores] for key in ("this", "single"))
     apart = [a - b for a, b in zip(this, single, strict=True)]
-    ends, between = mean_interval(this), mean_interval(apart)
     if name == "top1":
         ends, between = share_interval(this), share_difference_interval(this, single)
+    else:
+        ends, between = mean_interval(this), mean_interval(apart)
     return {
         "metric": name,
         "value": figure(_mean(this)),

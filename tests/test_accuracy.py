@@ -16,7 +16,7 @@ from torch import Tensor
 
 from benchmarks.accuracy import choice, figures, grid, order, page, store, theorems, theory
 from benchmarks.accuracy.__main__ import Jobs
-from benchmarks.accuracy.figures import RUN, Subject, bursty, full_precision, independent, spans
+from benchmarks.accuracy.figures import RUN, Subject, bursty, full_precision, independent, messages, spans
 from benchmarks.accuracy.grid import DEVICES, RIVALS, STUDIES, cells
 from benchmarks.accuracy.intervals import Mean, crossed, difference, of_seeds
 from benchmarks.accuracy.results import Results, verdict
@@ -100,6 +100,30 @@ def test_losses_are_as_frequent_as_asked(lose: figures.Lose, rate: float) -> Non
     runs = (lost[:, 1:] & ~lost[:, :-1]).sum().item() + lost[:, 0].sum().item()
     length = lost.sum().item() / runs
     assert length == pytest.approx(RUN if lose is bursty else 1 / (1 - rate), rel=0.15)
+
+
+@pytest.mark.parametrize("name", ["vit-tiny", "gpt2-tiny"])
+def test_messages_that_are_lost_are_those_that_a_device_sends(root: Path, name: str) -> None:
+    shape, asked = load_shape(root / name), list[int]()
+
+    def fourth(rows: int, count: int, rate: float, draw: torch.Generator) -> torch.Tensor:
+        asked.append(count)
+        return (torch.arange(count) == 3).expand(rows, -1)
+
+    lost = messages(fourth, 2, shape, 0.1, torch.Generator())
+    every = [(sender, receiver) for sender in range(4) for receiver in range(4) if sender != receiver]
+    sent = {pair for pair in every if not shape.causal or pair[1] > pair[0]}
+    assert sum(asked) == shape.layers * len(sent)
+    # The fourth that a device sends is to the first of its receivers in the second layer if it has three of them.
+    fourths = {(0, 1): 1, (1, 0): 1, (2, 0): 1, (3, 0): 1} if not shape.causal else {(0, 1): 1, (1, 3): 1, (2, 3): 3}
+    found = {(int(s), int(r)): int(layer) for layer, row, r, s in lost.nonzero() if row == 1}
+    assert found == {pair: layer for pair, layer in fourths.items() if layer < shape.layers}
+
+
+def test_rates_are_tried_on_while_the_best_is_at_an_end() -> None:
+    low, high = choice.between(lambda rate: rate), choice.between(lambda rate: -rate)
+    assert sorted(low) == list(grid.RATES[:-1]) and sorted(high) == list(grid.RATES[1:])
+    assert sorted(choice.between(lambda rate: abs(rate - grid.RATES[2]))) == list(grid.RATES[1:-1])
 
 
 def test_pairs_in_full_precision_are_counted_one_by_one() -> None:

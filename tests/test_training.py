@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -216,6 +217,22 @@ def test_what_is_not_heard_is_not_attended_to(root: Path) -> None:
     torch.testing.assert_close(unheard[:, first], truth[:, first])
     assert not torch.equal(hidden(0, slice(half, None))[:, first], truth[:, first])  # in another layer it does
     assert not torch.equal(hidden(last, slice(half))[:, second], truth[:, second])  # and device 1 hears device 0
+
+
+@pytest.mark.parametrize("family", ["vit-tiny", "gpt2-tiny"])
+def test_a_query_sees_what_its_device_has_or_has_heard(root: Path, family: str) -> None:
+    """Looked up one by one, of tokens that lie anywhere."""
+    model, draw = load(root / family), torch.Generator().manual_seed(0)
+    owners = torch.randint(3, (2, 7), generator=draw)
+    heard = torch.rand(2, 3, 3, generator=draw) < 0.5
+    holding = mixed.Holding(owners, 3)
+    found, copies = mixed.visible(model, holding, 7, heard)[:, 0], holding.copies(model)
+    assert found.shape == (2, copies + 7, copies + 7 + 7)
+    for b, q, k in itertools.product(range(2), range(7), range(7)):
+        mine, theirs = int(owners[b, q]), int(owners[b, k])
+        there = k <= q or not model.shape.causal
+        assert found[b, copies + q, copies + k] == (there and mine == theirs)
+        assert found[b, copies + q, copies + 7 + k] == (there and mine != theirs and bool(heard[b, mine, theirs]))
 
 
 # Whole trainings

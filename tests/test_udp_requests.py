@@ -182,7 +182,8 @@ def reference(
 def test_what_nobody_hears_in_any_layer_is_what_training_leaves_out(
     cases: dict[str, Case], build: Build, family: str
 ) -> None:
-    """The tokens of one datagram of one rank, lost to all others; in the last layer their deadline has to pass."""
+    """A message of several datagrams, lost as a whole to one of two receivers in the first layer, to both in the last,
+    where their deadline has to pass."""
     case = cases[family]
     model, books, sender = load(case.folder), load_file(case.books), 0 if case.shape.causal else 2
     plan = case.plan(3, transport="udp", deadline="1 s")
@@ -191,15 +192,18 @@ def test_what_nobody_hears_in_any_layer_is_what_training_leaves_out(
         codec = GroupedVQ(books[f"layers.{layer.index}.{name}"])
         return codec.decode(codec.encode(x[0])).unsqueeze(0)
 
-    result, records = case.run(plan, build(3), lambda _, label: (label.sender, label.sequence) == (sender, 1))
-    span = case.spans(plan, sender)[1]
-    heard = torch.ones(1, TOKENS, dtype=torch.bool)
-    heard[:, span.slice()] = False
+    last = case.shape.layers - 1
+    heard = torch.ones(case.shape.layers, 1, 3, 3, dtype=torch.bool)
+    heard[0, 0, 1, sender] = heard[last, 0, :, sender] = False
+    result, records = case.run(
+        plan, build(3), lambda receiver, label: not bool(heard[label.layer, 0, receiver, label.sender])
+    )
     holding = replace(contiguous([share.tokens for share in plan.shares], 1), heard=heard)
     oracle = results(model, case.raw.unsqueeze(0), holding, streams(case.shape, AstraOptions()), quantize)[0]
     torch.testing.assert_close(result, oracle, atol=1e-4, rtol=1e-4)
-    missed = len(span) * case.shape.layers
-    assert [record.lost_tokens for record in records] == [0 if rank == sender else missed for rank in range(3)]
+    assert len(case.spans(plan, sender)) > 1
+    missed = [len(plan.shares[sender].tokens) * int((~heard[:, 0, rank, sender]).sum()) for rank in range(3)]
+    assert [record.lost_tokens for record in records] == [0 if rank == sender else missed[rank] for rank in range(3)]
     assert max(record.waited_s for record in records) >= 1
 
 

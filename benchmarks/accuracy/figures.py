@@ -13,13 +13,14 @@ from benchmarks.accuracy.grid import DEVICES, Rival
 from runtime.mixed import Holding, Quantize, alone, contiguous
 from runtime.model import Model, load
 from runtime.plan import Span, even_spans
+from runtime.shape import Shape
 from runtime.training import measure
 from runtime.training.data import Data
 
 MOST_DEVICES = 8
 FIRSTS = (0.25, 0.5, 0.75, 0.95)  # share of the tokens that the first of four devices has
 RATES = (0.0, 0.01, 0.05, 0.1)
-RUN = 3  # messages, the mean length of a burst: as many as one of four devices sends in a layer
+RUN = 3  # messages, the mean length of a burst that nothing cuts short
 UNHEARD = "nothing sent"
 Figures = list[float]
 
@@ -117,7 +118,7 @@ def lost(subject: Subject) -> dict[str, Figures]:
 
             def held(rows: int, lose: Lose = lose, rate: float = rate, draw: torch.Generator = draw) -> Holding:
                 whole = subject.held(even_spans(subject.tokens, DEVICES), rows)
-                return replace(whole, heard=~messages(lose, rows, subject.model.shape.layers, rate, draw))
+                return replace(whole, heard=~messages(lose, rows, subject.model.shape, rate, draw))
 
             found[f"lost {kind} {rate:g}"] = subject.figures(held)
     return found
@@ -126,14 +127,15 @@ def lost(subject: Subject) -> dict[str, Figures]:
 Lose = Callable[[int, int, float, torch.Generator], Tensor]
 
 
-def messages(lose: Lose, rows: int, layers: int, rate: float, draw: torch.Generator) -> Tensor:
+def messages(lose: Lose, rows: int, shape: Shape, rate: float, draw: torch.Generator) -> Tensor:
     """Which are lost, bool [layers, rows, DEVICES, DEVICES] by receiver and sender. A device sends to one other after
-    the other, then those of the next layer."""
-    sent = lose(rows * DEVICES, layers * (DEVICES - 1), rate, draw).view(rows, DEVICES, layers, DEVICES - 1)
-    lost = torch.zeros(layers, rows, DEVICES, DEVICES, dtype=torch.bool)
+    the other, of a causal model to those of later tokens, then what it has for them in the next layer."""
+    lost = torch.zeros(shape.layers, rows, DEVICES, DEVICES, dtype=torch.bool)
     for sender in range(DEVICES):
-        receivers = [other for other in range(DEVICES) if other != sender]
-        lost[:, :, receivers, sender] = sent[:, sender].movedim(1, 0)
+        receivers = [rank for rank in range(DEVICES) if rank > sender or (rank < sender and not shape.causal)]
+        if receivers:
+            sent = lose(rows, shape.layers * len(receivers), rate, draw).view(rows, shape.layers, len(receivers))
+            lost[:, :, receivers, sender] = sent.transpose(0, 1)
     return lost
 
 

@@ -166,7 +166,7 @@ def _ranks(results: Results) -> str:
         said.append(f"G={groups}: {seeds}, {found[0]['low']:.4f} to {found[0]['high']:.4f} over passages")
     return (
         "Spearman's correlation of the cosines of all pairs of held-out passages, over devices against the original: "
-        "mean and interval over seeds, and that of the first seed over passages (bootstrap): "
+        "mean and interval over seeds, and that of the first seed over passages (bootstrap, each by itself): "
         f"{'; '.join(said)}."
     )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from benchmarks.accuracy.figures import FIRSTS, MOST_DEVICES, full_precision, spans
-from benchmarks.accuracy.grid import COMMITMENTS, DEVICES, GROUPS, NOISES, RIVALLED, recipe
+from benchmarks.accuracy.grid import COMMITMENTS, DEVICES, GROUPS, RIVALLED, noises, recipe
 from benchmarks.accuracy.results import HERE, TITLES, UNITS, Key, Results, gained, section, table, verdict
 from testbed.tables import METRICS
 
@@ -84,13 +84,11 @@ def _against(results: Results, study: str, labels: Sequence[tuple[str, str]], he
 
 
 def _noise(results: Results) -> str:
-    names = {0.0: "G=1 no noise", 1.0: WHOLE}
-    labels = [(names.get(noise, f"G=1 noise {noise:g}"), f"{noise:g}") for noise in NOISES]
-    return section(
-        "NAVQ: noise of λ times the residuals'",
-        "G = 1 (the paper: G = 16).",
-        *(_against(results, study, labels, "λ") for study in RIVALLED),
-    )
+    names, tables = {0.0: "G=1 no noise", 1.0: WHOLE}, list[Sequence[str]]()
+    for study in RIVALLED:
+        labels = [(names.get(noise, f"G=1 noise {noise:g}"), f"{noise:g}") for noise in noises(study)]
+        tables.append(_against(results, study, labels, "λ"))
+    return section("NAVQ: noise of λ times the residuals'", "G = 1 (the paper: G = 16).", *tables)
 
 
 def _commitment(results: Results) -> str:
@@ -110,9 +108,9 @@ def _class_tokens(results: Results) -> str:
 
 
 def _codes(results: Results) -> str:
-    labels = [(WHOLE, "X, K = 1024: 10 bits per token and layer"), ("G=1 K=256", "X, K = 256: 8 bits"),
-              ("G=1 code kv", "K and V each by itself, K = 1024: 20 bits")]  # fmt: skip
-    tables = [_against(results, study, labels, "coded") for study in RIVALLED]
+    labels = [(WHOLE, "X, K = 1024: 10 bits per token and layer"), ("G=1 K=256", "X, K = 256: 8 bits")]
+    apart = [("G=1 code kv", "K and V each by itself, K = 1024: 20 bits")]
+    tables = [_against(results, study, labels + apart * (study == "digits"), "coded") for study in RIVALLED]
     return section("Codewords, and what is coded", "G = 1.", *tables)
 
 

@@ -146,7 +146,9 @@ class _Training:
         )
         self._done = 0
         sizes = {name: tuple(book.shape) for name, book in books.items()}
-        said = (torch.device(self._place).type, asdict(settings), data.name, sizes)  # noise of a GPU is its own
+        said: tuple[Any, ...] = (torch.device(self._place).type, asdict(settings), data.name, sizes)
+        if settings.message_dropout:
+            said += ("by message",)  # checkpoints there were in which tokens got lost
         self._key = repr((*said, *([] if coding is None else [coding])))
         self._resume()
 

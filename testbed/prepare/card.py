@@ -86,8 +86,8 @@ def _measured(config: Mapping[str, Any]) -> list[str]:
 
 
 def _ranks(found: Mapping[str, Any]) -> str:
-    low, high = found["rank_correlation_ci95"]
-    return f"{found['rank_correlation']:.4f} ({low:.4f} to {high:.4f})"
+    value, ends = f"{found['rank_correlation']:.4f}", found.get("rank_correlation_ci95")
+    return f"{value} ({ends[0]:.4f} to {ends[1]:.4f})" if ends else value
 
 
 def _interval(name: str, found: Mapping[str, Any]) -> str:

@@ -63,11 +63,11 @@ def _run(path: Path, work: Work, console: Console, device: str) -> Mapping[str, 
         document = yamlfile.read(path, WHAT)
         key = "data" if isinstance(error, BadInputs) else "model"
         said = document.value[key]
-        document.problem((key,), str(error).removeprefix(f"data {said!r}: "), said)
+        document.problem((key,), str(error).removeprefix(f"data {work.recipe.data!r}: "), said)
         raise TopologyError(document.problems) from None
     except torch.OutOfMemoryError as error:
-        why = f"--device {device}: its memory does not hold a step ({str(error).splitlines()[0]})"
-        raise BadModel(f"{why}; give a smaller training.batch, and another --out") from None
+        why = f"--device {device}: out of memory ({str(error).splitlines()[0]})"
+        raise BadModel(f"{why}; in a training, give it a smaller batch and another --out") from None
     except (OSError, SafetensorError) as error:
         why = f"{work.path}: cannot be written ({error}); what is done is kept, the same command goes on"
         raise StoreError(why) from None

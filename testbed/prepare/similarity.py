@@ -16,7 +16,7 @@ from runtime.plan import even_spans
 from runtime.training import measure
 
 _BATCH = 32
-_RESAMPLES = 300
+_RESAMPLES = 1000
 
 
 def rank_correlation(one: Tensor, other: Tensor) -> float:
@@ -25,8 +25,10 @@ def rank_correlation(one: Tensor, other: Tensor) -> float:
 
 
 def interval(one: Tensor, other: Tensor) -> tuple[float, float]:
-    """95 % interval of `rank_correlation` over sentences, by the percentile bootstrap. A sentence that is drawn twice
-    is no pair with itself."""
+    """95 % interval of `rank_correlation` over sentences, 3 or more, each by itself, by the percentile bootstrap.
+
+    A sentence that is drawn twice is no pair with itself.
+    """
     from scipy.stats import bootstrap
 
     first, second = torch.triu_indices(len(one), len(one), 1).numpy()

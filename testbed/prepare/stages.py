@@ -28,14 +28,14 @@ from testbed.prepare.folder import CODEBOOKS, ORIGINAL
 from testbed.prepare.progress import Progress
 from testbed.prepare.recipe import plain
 from testbed.prepare.work import Work
-from testbed.statistics import mean_interval
+from testbed.statistics import INTERVAL_NEEDS, mean_interval
 from testbed.store import StoreError
 from testbed.tables import METRICS, duration, metric
 
 INITIAL, KMEANS = "initial", "kmeans.safetensors"  # in the scratch folder
 MOST_DEVICES = 8  # on how many the result is measured; the codebooks serve any number
 VECTORS_PER_CODEWORD = 8  # that k-means sees
-CHECKPOINTS = 10, 100  # of a training: at least, and at most; between them one every 50 steps
+CHECKPOINTS = 10, 100  # of a training: at least, and about at most; between them one every 50 steps
 
 
 class Preparation:
@@ -71,7 +71,7 @@ class Preparation:
 
     def _read_data(self, folder: Path) -> Data:
         recipe = self.recipe
-        with self.progress.steps("reading pictures") as step:
+        with self.progress.steps("reading data") as step:
             found = data.load(
                 recipe.data, self.shape, recipe.tokens, folder, recipe.seed, told=lambda done, of: step(done, of, {})
             )
@@ -186,7 +186,8 @@ class Preparation:
             if self.shape.result == "embedding" and devices in (1, self.recipe.training.devices):
                 ours = similarity.embeddings(model, test, loaded, devices)
                 found["rank_correlation"] = similarity.rank_correlation(aim, ours)
-                found["rank_correlation_ci95"] = similarity.interval(aim, ours)
+                if len(ours) >= INTERVAL_NEEDS:
+                    found["rank_correlation_ci95"] = similarity.interval(aim, ours)
         task, each = TASKS[self.shape.result], found.pop("each")
         ends = [None if end is None else task.figure(end) for end in mean_interval(each)]
         self.work.measured[name] = found | {"ci95": ends}
