@@ -3,7 +3,7 @@
 # make test-kernel tests in a guest whose kernel has netem and Open vSwitch; regenerates that part of docs/fidelity.md
 # sudo make fidelity [SHAPER=relay]   the same part for this machine's kernel, about 10 minutes
 # sudo make paper  the three sweeps of the paper's figures, then docs/paper.html; stopped at any time, it goes on there
-# sudo make accuracy  what is missing of docs/accuracy.md, which trains about a hundred small models, and of docs/lossy.md,
+# sudo make accuracy  what is missing of docs/accuracy.md, which trains 150 small models, and of docs/lossy.md,
 #                 codes over UDP on lossy links: together under 90 minutes on 2 cores; stopped at any time, it goes on there
 # make lint        ruff and mypy
 

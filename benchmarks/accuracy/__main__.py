@@ -68,8 +68,6 @@ class Jobs:
             self.rates[study] = row["rates"]
         else:
             self._originals.setdefault(study, []).append(seed)
-            if seed == 0 and self.rates[study] is None:
-                self.waiting[self.pool.submit(self.bench.rates, study)] = (study, "rates", 0)
         rates = self.rates[study]
         for one in [] if rates is None else self._originals.pop(study, []):
             for cell in grid.cells(study, one, rates or {}):
@@ -85,6 +83,8 @@ def everything(bench: Bench, studies: Sequence[str], seeds: int) -> tuple[list[d
     with ProcessPoolExecutor(len(os.sched_getaffinity(0)), context) as pool:
         jobs = Jobs(pool, bench, {study: None if study in grid.RIVALLED else {} for study in studies})
         for study in studies:
+            if jobs.rates[study] is None:
+                jobs.waiting[pool.submit(bench.rates, study)] = (study, "rates", 0)
             for seed in range(seeds):
                 jobs.waiting[pool.submit(bench.original, study, seed)] = (study, "original", seed)
         began = time.monotonic()

@@ -1,7 +1,7 @@
 """Rates of fine-tuning: the best of the same few for codes and for each rival, on inputs held back from training.
 
-One seed and few steps. What is held back here was seen by the original, by no fine-tuning of a choice, and is not what
-the study measures on; the trainings of the study have it again.
+One seed and few steps, from an original that has not seen them either: of what it fits already, whatever moves it least
+looks best. They are not what the study measures on, and its own trainings have them again.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ HELD_BACK = 256  # inputs at most, and a quarter
 _BATCH = 32
 
 
-def rates(original: Path, found: Recipe, books: Mapping[str, Tensor], data: Data, scratch: Path) -> dict[str, Any]:
+def rates(original: Path, found: Recipe, books: Mapping[str, Tensor], rows: Data, scratch: Path) -> dict[str, Any]:
     """{"rates": {method: the best of RATES}, "losses": {method: {rate: mean loss of the task}}}.
 
-    found: of the codes that stand for all, whose codebooks `books` are. data.train alone is used.
+    found: of the codes that stand for all, whose codebooks `books` are. rows: of `parted`, as the original had them.
     """
-    rows, losses = parted(data), dict[str, dict[str, float]]()
+    losses = dict[str, dict[str, float]]()
     for method in (CODES, *TRAINED):
 
         def tried(rate: float, method: str = method) -> float:

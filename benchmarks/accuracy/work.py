@@ -70,17 +70,18 @@ class Bench:
         return result
 
     def rates(self, study: str) -> Path:
-        """Which rates suit codes and rivals, by the first seed of the original, which is there."""
+        """Which rates suit codes and rivals, by an original of the first seed that has seen less (see choice.py)."""
         found = recipe(study, 0, self.steps)
         found = replace(found, astra=replace(found.astra, groups=1))
-        original = self._folder(study, 0)
-        depends = [original.name, plain(found), grid.RATES, choice.STEPS, choice.HELD_BACK]
+        depends = [self._folder(study, 0).name, plain(found), grid.RATES, choice.STEPS, choice.HELD_BACK]
         folder = store.place(self.work, f"{study} rates", [*depends, [repr(RIVALS[one]) for one in grid.TRAINED]])
         result = store.measured(folder, [])
         if not result.exists():
             seconds: dict[str, float] = {}
-            rows = _data(original, found.data, found.tokens, found.seed)
             with timed(seconds, "rates"), tempfile.TemporaryDirectory() as scratch:
+                original = Path(scratch) / "original"
+                original.mkdir()
+                rows = self._train_original(found, original, choice.parted)
                 chosen = choice.rates(original, found, self._books(original, rows, found), rows, Path(scratch))
             folder.mkdir(parents=True, exist_ok=True)
             store.write(result, {"study": study, "label": "rates", "seed": 0, "seconds": seconds} | chosen)
@@ -108,18 +109,20 @@ class Bench:
             said.pop(section)
         return store.place(self.work, f"{study} original s{seed}", said)
 
-    def _train_original(self, found: Recipe, folder: Path) -> None:
+    def _train_original(self, found: Recipe, folder: Path, part: Callable[[Data], Data] = lambda data: data) -> Data:
+        """Returns what it was trained on, and what was held out: of `part` of the data."""
         initial = folder / "initial"
         source.convert(found, initial)
+        rows = part(data.load(found.data, load_shape(initial), found.tokens, initial, found.seed))
         if found.original is None:
             for file in initial.iterdir():
                 file.rename(folder / file.name)
             initial.rmdir()
-            return
-        rows = data.load(found.data, load_shape(initial), found.tokens, initial, found.seed)
+            return rows
         with torch.enable_grad():
             train.original(initial, rows, found.original, folder)
         shutil.rmtree(initial)
+        return rows
 
     def _train(self, cell: Cell, found: Recipe, original: Path, folder: Path, seconds: dict[str, float]) -> None:
         rows = _data(original, found.data, found.tokens, found.seed)
