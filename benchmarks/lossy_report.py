@@ -57,8 +57,9 @@ class Cell:
 
 def cells(out: Path) -> Iterator[Cell]:
     """All that was measured."""
-    for variant in (one for one in VARIANTS if (out / f"sweep_{one.name}").exists()):
-        for run in counted(out / f"sweep_{variant.name}").runs:
+    folders = [(variant, folder) for variant in VARIANTS for folder in sorted(out.glob(f"sweep_{variant.name}_*s"))]
+    for variant, folder in folders:
+        for run in counted(folder).runs:
             described, lane = summary(run), topology.load(run.path / "run.yaml").links[0].up
             valid = described["network"]["verdict"] not in INVALID
             for found in described["methods"]:
@@ -175,15 +176,16 @@ against one device: on the same requests, the difference, or the ratio of perple
 geometric mean of the ratios of the same requests. Codes not there: of the tokens that could have been missed, lost or
 late, mean of the requests. n: requests. Intervals of 95 %: medians, means and ratios by bootstraps, shares Wilson's,
 differences of shares Agresti and Min's, which have a width where no request differs. Requests of one method end after
-{budget} s: there are few where one waited long, over UDP for its result. What losses cost on all held-out inputs, and
-models trained with message dropout: [accuracy.md](accuracy.md). `{command}` repeats all of it.
+{budgets} s, the longer where 10 % are lost: there are few where one waited long, over UDP for its result. What losses
+cost on all held-out inputs, and models trained with message dropout: [accuracy.md](accuracy.md). `{command}` repeats
+all of it.
 
 ![latency and task against loss]({plot})
 """
 
 
 def document(found: list[Cell], plot: str, settings: Mapping[str, Any]) -> str:
-    """Markdown. settings: deadline, burst, budget, command."""
+    """Markdown. settings: deadline, burst, budgets, command."""
     parts = [PREFACE.format(plot=plot, **settings)]
     for variant in VARIANTS:
         if any(cell.variant == variant for cell in found):

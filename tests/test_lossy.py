@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from benchmarks.lossy import recipe, sweep
+from benchmarks.lossy import recipe, sweeps
 from benchmarks.lossy_report import VARIANTS, Cell, Variant, document, draw
 from testbed import yamlfile
 from testbed.prepare import recipe as recipes
@@ -23,19 +23,20 @@ def test_recipes_and_sweeps_are_good_files(tmp_path: Path, variant: Variant) -> 
     file.write_text(yaml.safe_dump(made))
     kept = recipes.kept(file)
     assert kept.astra.groups == variant.groups and kept.training.message_dropout == 0
-    file.write_text(sweep(variant, tmp_path, made["tokens"], False))
     found = set()
-    for one in grid.expand(yamlfile.read(file)):
-        (tmp_path / "one.yaml").write_text(yaml.safe_dump(one.value))
-        loaded = load(tmp_path / "one.yaml")
-        up, down = loaded.links[0].up.loss, loaded.links[0].down.loss
-        over = [spec.options.get("transport", "tcp") for spec in loaded.run.methods]
-        assert down.mean == 0 and over == ["tcp", "udp"] and loaded.run.input_at == "everywhere"
-        found.add((round(up.mean, 6), up.enter > 0))
+    for text in sweeps(variant, tmp_path, made["tokens"], False).values():
+        file.write_text(text)
+        for one in grid.expand(yamlfile.read(file)):
+            (tmp_path / "one.yaml").write_text(yaml.safe_dump(one.value))
+            loaded = load(tmp_path / "one.yaml")
+            up, down = loaded.links[0].up.loss, loaded.links[0].down.loss
+            over = [spec.options.get("transport", "tcp") for spec in loaded.run.methods]
+            assert down.mean == 0 and over == ["tcp", "udp"] and loaded.run.input_at == "everywhere"
+            found.add((round(up.mean, 6), up.enter > 0))
     assert found == {(0.0, False), *((loss, bursts) for loss in (0.01, 0.05, 0.1) for bursts in (False, True))}
 
 
-SETTINGS = {"deadline": "25 ms", "burst": 2, "budget": 15, "command": "this"}
+SETTINGS = {"deadline": "25 ms", "burst": 2, "budgets": "15 or 40", "command": "this"}
 
 
 def cell(loss: float, udp: bool, value: float, variant: Variant = VARIANTS[0], bursts: bool = False) -> Cell:
