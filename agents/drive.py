@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
+from bisect import insort
 from collections.abc import Callable, Iterator, Sequence
-from statistics import median
 from typing import Any
 
 import ray
@@ -166,10 +166,11 @@ def drive(mesh: Mesh, repeats: int, budget_s: float, save: Callable[[list[Row], 
             raise
         save(rows, number == 0)
         now = time.monotonic()
-        took.append(now - started)
-        # The median: one that waited long, as TCP does where much is lost, says little about the next.
-        if number > 0 and now - began + median(took[1:]) > budget_s:
-            return number
+        if number > 0:
+            insort(took, now - started)
+            # The median: one that waited long, as TCP does where much is lost, says little about the next.
+            if now - began + took[len(took) // 2] > budget_s:
+                return number
     return repeats
 
 

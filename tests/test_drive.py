@@ -72,6 +72,30 @@ def devices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[De
         each.stop()
 
 
+@pytest.mark.parametrize(
+    ("took_s", "measured"),
+    [
+        ([9.0, 1.0, 1.0, 1.0], 3),  # the warm-up counts in the budget, and is no sign of what comes
+        ([1.0, 1.0, 1.0, 7.0, 1.0, 1.0, 1.0], 5),  # nor is one that waited
+        ([1.0, 30.0, 1.0], 1),
+        ([1.0, 1.0], 1),
+    ],
+)
+def test_a_budget_ends_before_what_would_take_longer(
+    monkeypatch: pytest.MonkeyPatch, took_s: list[float], measured: int
+) -> None:
+    now, saved = [0.0], list[bool]()
+
+    def request(number: int) -> list[Any]:
+        now[0] += took_s[number]
+        return []
+
+    monkeypatch.setattr(drive, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    mesh: Any = SimpleNamespace(request=request)
+    done = drive.drive(mesh, len(took_s) - 1, 12.0, lambda rows, warmup: saved.append(warmup))
+    assert done == measured and saved == [True] + [False] * measured
+
+
 @pytest.mark.parametrize("other", [None, 0, 2])
 def test_no_request_enters_where_codebooks_differ_in_a_bit(
     ready: Path, devices: list[DeviceActor], other: int | None

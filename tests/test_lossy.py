@@ -36,7 +36,7 @@ def test_recipes_and_sweeps_are_good_files(tmp_path: Path, variant: Variant) -> 
     assert found == {(0.0, False), *((loss, bursts) for loss in (0.01, 0.05, 0.1) for bursts in (False, True))}
 
 
-SETTINGS = {"deadline": "25 ms", "burst": 2, "budgets": "15 or 40", "command": "this"}
+SETTINGS = {"deadline": "25 ms", "burst": 2, "budgets": "15 s", "command": "this"}
 
 
 def cell(loss: float, udp: bool, value: float, variant: Variant = VARIANTS[0], bursts: bool = False) -> Cell:

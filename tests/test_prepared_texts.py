@@ -16,7 +16,7 @@ name: tiny
 {model}
 tokens: 16
 astra: {{groups: 4, codewords: 16}}
-training: {{steps: {steps}, batch: 4, lr: 1e-3, warmup: 1, devices: 2}}
+training: {{steps: {steps}, batch: 4, lr: 1e-4, warmup: 1, devices: 2}}
 """
 TOPOLOGY = """\
 name: small
@@ -24,8 +24,9 @@ backend: local
 hosts: {{h1: {{}}, h2: {{}}}}
 run: {{model: {model}, weights: pretrained, tokens: 16, methods: [single, {coded}], repeats: 4, budget: 30 s}}
 """
-TINY_GPT2 = "model: {preset: gpt2-bytes, n_embd: 32, n_layer: 2, n_head: 2}\nweights: random\ndata: corpus"
-TINY_LLAMA = "model: {preset: llama-bytes, num_hidden_layers: 2}\nweights: random\ndata: corpus"
+FRESH = "weights: random\ndata: corpus\noriginal: {steps: 60, batch: 8, lr: 3e-3, warmup: 5}"
+TINY_GPT2 = f"model: {{preset: gpt2-bytes, n_embd: 32, n_layer: 2, n_head: 2}}\n{FRESH}"
+TINY_LLAMA = f"model: {{preset: llama-bytes, num_hidden_layers: 2}}\n{FRESH}"
 MINILM = "model: minilm\nweights: pretrained\ndata: docstrings"
 
 
@@ -51,7 +52,7 @@ def test_a_model_of_text_carries_its_accuracy_into_the_summary(
     if metric == "cosine":  # of the original to itself, and of what codes leave of it
         assert task["original"] == task["single"] == pytest.approx(1.0, abs=1e-4) and 0 < task["this"] < 1
     else:  # what learned something of which bytes there are at all knows more than that there are 256
-        assert task["single"] < task["original"] and task["single"] < 256
+        assert task["original"] < 128 and task["single"] < 128 and task["this"] < 128
     path = tmp_path / "t.yaml"
     path.write_text(TOPOLOGY.format(model=folder, coded=CODED))
     code, text = runs.run(path, tmp_path / "run")

@@ -56,8 +56,8 @@ def _head(results: Results, seeds: int) -> str:
         [
             "# Accuracy beside latency",
             "Written by `python -m benchmarks.accuracy` (`sudo make accuracy`), which trains and measures what is "
-            f"missing: {models} models, {hours:.1f} core hours on CPUs. How a user with a GPU does the same with "
-            "ImageNet is in [prepare.md](prepare.md).",
+            f"missing: {models} models, and short trainings that choose rates, {hours:.1f} core hours on CPUs. How a "
+            "user with a GPU does the same with ImageNet is in [prepare.md](prepare.md).",
             f"Every figure is of held-out inputs, {seeds} seeds (of weights, batches, noise and the inputs that "
             "k-means sees; k-means draws alike on them, and MiniLM's weights are its own, the same for all), on one "
             f"machine with the arithmetic of many; {DEVICES} devices with the tokens cut evenly unless said.",

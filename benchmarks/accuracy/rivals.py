@@ -66,9 +66,10 @@ def section_of(results: Results, drawn: dict[str, Path]) -> str:
         "in fp32 is not fine-tuned: in int8 it differs by its rounding.",
         "Rates: each method is fine-tuned at the one of these with which "
         f"{choice.STEPS} steps of the first seed gave the least loss on inputs held back, also from the training of "
-        "the original that they began with (below, both are trained on them too). Codes: at G = 1, for every G. The "
-        "three in the middle were tried, and one beyond where the least was at an end; were it at an end of all five, "
-        "another might be better.",
+        "the original that they began with (below, both are trained on them too). They are the last of what there is "
+        "to train on: of digits those of a few writers, of the corpus the last files by name; less like the held-out "
+        "inputs than a draw would be. Codes: at G = 1, for every G. The three in the middle were tried, and one beyond "
+        "where the least was at an end; were it at an end of all five, another might be better.",
         *(_rates(results, study) for study in STUDIES),
     ]
     for study in STUDIES:
