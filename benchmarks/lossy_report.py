@@ -176,9 +176,9 @@ against one device: on the same requests, the difference, or the ratio of perple
 geometric mean of the ratios of the same requests. Codes not there: of the tokens that could have been missed, lost or
 late, mean of the requests. n: requests. Intervals of 95 %: medians, means and ratios by bootstraps, shares Wilson's,
 differences of shares Agresti and Min's, which have a width where no request differs. Requests of one method end after
-{budgets}: there are few where one waited long, over UDP for its result. The one that ended them is counted, so with
-few requests UDP / TCP leans against the method that has fewer. What losses cost on all held-out inputs, and models
-trained with message dropout: [accuracy.md](accuracy.md). `{command}` repeats all of it.
+{budgets}: there are few where one waited long, over UDP for its result. The one that ended
+them is counted, so with few requests UDP / TCP leans against the method that has fewer. What losses cost on all
+held-out inputs, and models trained with message dropout: [accuracy.md](accuracy.md). `{command}` repeats all of it.
 
 ![latency and task against loss]({plot})
 """
