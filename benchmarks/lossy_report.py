@@ -65,8 +65,8 @@ def cells(out: Path) -> Iterator[Cell]:
             for found in described["methods"]:
                 udp = found["options"].get("transport") == "udp"
                 network, label = (round(lane.loss.mean, 4), lane.loss.enter > 0), found["label"]
-                each = _scores(run, label), latencies(run, label), _missing(run, label)
-                yield Cell(variant, *network, udp, found, valid, *each)
+                scores, times_s, missing = _scores(run, label), latencies(run, label), _missing(run, label)
+                yield Cell(variant, *network, udp, found, valid, scores, times_s, missing)
 
 
 def _scores(run: RunData, label: str) -> dict[int, dict[str, Any]]:
