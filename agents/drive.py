@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from bisect import insort
 from collections.abc import Callable, Iterator, Sequence
@@ -99,7 +100,11 @@ class Mesh:
             raise DeviceLost(odd, f"{self._label}: codebooks on {', '.join(odd)} differ from those on {self._hosts[0]}")
 
     def request(self, number: int) -> list[Row]:
-        """Run one request; rows of all ranks, in rank order. Raises RequestFailed with the rows that did come."""
+        """Run one request; rows of all ranks, in rank order. Raises RequestFailed with the rows that did come.
+
+        Devices wait for each other, but not where codes may be lost: once the source is done, another that is silent
+        for as long as a live device may keep others waiting is lost too.
+        """
         plan = self._assignment.plan
         index = number % self._assignment.inputs
         refs = {
@@ -109,8 +114,8 @@ class Mesh:
         self._tell_all(f"computing or waiting for request {number}")
         rows: dict[int, Row] = {}
         dead: set[int] = set()
-        deadline = None
-        while len(rows.keys() | dead) < plan.world and (deadline is None or time.monotonic() < deadline):
+        deadline = math.inf
+        while len(rows.keys() | dead) < plan.world and time.monotonic() < deadline:
             for rank, row in self._ready(refs, dead):
                 if row["request"] != number:
                     row = row | {"error": f"answered request {row['request']} in place of {number}"}
@@ -119,8 +124,10 @@ class Mesh:
             dead |= {rank for rank, pid in self._pids.items() if not self._alive(self._hosts[rank], pid)}
             for rank in dead:
                 self._tell(self._hosts[rank], "lost")
-            if deadline is None and (dead or any(row["error"] for row in rows.values())):
-                deadline = time.monotonic() + REPORT_S
+            if dead or any(row["error"] for row in rows.values()):
+                deadline = min(deadline, time.monotonic() + REPORT_S)
+            elif plan.source in rows:
+                deadline = min(deadline, time.monotonic() + self._assignment.patience_s)
         if dead or len(rows) < plan.world or any(row["error"] for row in rows.values()):
             hosts, message = blame(plan, number, rows, dead)
             raise RequestFailed(hosts, message, [rows[rank] for rank in sorted(rows)])

@@ -15,7 +15,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Literal
 
-from testbed import abilities, cgroup, envelope, ledger, mend, shape
+from testbed import abilities, cgroup, envelope, ledger, memory, mend, shape
 from testbed.hosts import HostError
 from testbed.refusals import CGROUP_FIX, KERNEL_USES, PROGRAMS
 from testbed.refusals import problems as problems
@@ -215,8 +215,7 @@ def _cores(topology: Topology | None) -> Iterator[Finding]:
 
 
 def _memory(topology: Topology | None) -> Iterator[Finding]:
-    lines = Path("/proc/meminfo").read_text().splitlines()
-    available = next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")), 0)
+    available = memory.available_bytes()
     needed = MEMORY_PER_HOST_BYTES * (len(topology.hosts) if topology else 4)
     detail = f"{available / 2**30:.1f} GiB available, about {needed / 2**30:.1f} wanted"
     yield Finding("memory", "ok" if available >= needed else "warn", detail, "fewer hosts or a smaller model")

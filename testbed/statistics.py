@@ -37,9 +37,18 @@ def interval(values: Sequence[float]) -> Interval:
     return _bootstrap([values], np.median)
 
 
-def mean_interval(values: Sequence[float]) -> Interval:
-    """95 % confidence interval [lo, hi] of the mean, [None, None] under 3 values."""
-    return _bootstrap([values], np.mean)
+def mean_interval(values: Sequence[float], origins: Sequence[int] | None = None) -> Interval:
+    """95 % confidence interval [lo, hi] of the mean, [None, None] under 3 values.
+
+    origins: what each value comes from (a file): those of one vary together, so that what is resampled is what each
+    origin adds to the mean, and it takes 3 origins.
+    """
+    if origins is None:
+        return _bootstrap([values], np.mean)
+    _, places = np.unique(origins, return_inverse=True)
+    mean = float(np.mean(values))
+    added = np.bincount(places, np.asarray(values) - mean)
+    return _bootstrap([list(mean + added * len(added) / len(values))], np.mean)
 
 
 def share_interval(hits: Sequence[float]) -> Interval:

@@ -230,6 +230,24 @@ def test_tokens_of_one_device_alone_are_never_coded(root: Path) -> None:
     assert subject.cut(even_spans(TOKENS, 1)) == subject.alone()
 
 
+def test_inputs_held_back_are_a_draw_of_whole_files(root: Path) -> None:
+    made = data(root / "vit-tiny", rows=100)
+    assert made.train_labels is not None
+    made = replace(made, train_labels=torch.arange(50))
+    rows = choice.parted(made)
+    assert rows.train_labels is not None and rows.test_labels is not None and len(rows.test) == 10
+    both = torch.cat([rows.train_labels, rows.test_labels])
+    assert both.sort().values.tolist() == list(range(50)) and rows.test_labels.sort().values.tolist() != list(
+        range(40, 50)
+    )
+    assert torch.equal(made.train[both], torch.cat([rows.train, rows.test]))
+    files = choice.parted(replace(made, train_origins=torch.arange(50) // 5))
+    assert files.train_labels is not None and files.test_labels is not None
+    assert len(files.test) == 10 and not set(files.train_labels.div(5).int().tolist()) & {
+        int(label) // 5 for label in files.test_labels
+    }
+
+
 def test_a_rate_is_chosen_for_each_method_on_what_is_held_back_from_training(root: Path, tmp_path: Path) -> None:
     """What is held out is not looked at: it may as well be none of the model's inputs."""
     made = data(root / "vit-tiny", rows=40)
@@ -240,12 +258,9 @@ def test_a_rate_is_chosen_for_each_method_on_what_is_held_back_from_training(roo
     rows = choice.parted(replace(made, test=made.test[:0], test_labels=None))
     (tmp_path / "scratch").mkdir()
     chosen = choice.rates(root / "vit-tiny", found, books, rows, tmp_path / "scratch")
-    assert chosen["held back"] == 5 and chosen["rates"].keys() == {grid.CODES, *grid.TRAINED}
+    assert chosen["held back"] == 4 and chosen["rates"].keys() == {grid.CODES, *grid.TRAINED}
     for method, losses in chosen["losses"].items():
         assert len(set(losses.values())) >= 3 and losses[f"{chosen['rates'][method]:g}"] == min(losses.values())
-    assert torch.equal(torch.cat([rows.train, rows.test]), made.train)
-    assert rows.train_labels is not None and rows.test_labels is not None
-    assert torch.equal(torch.cat([rows.train_labels, rows.test_labels]), made.train_labels)
     rates = {grid.CODES: 1e-4, "top-2": 3e-4}
     given = {cell.label: cell.training.get("lr") for cell in cells("digits", 0, rates)}
     assert given["G=16"] == given["G=1 no noise"] == 1e-4 and given["top-2"] == 3e-4 and given["top-8"] is None
@@ -301,7 +316,8 @@ def made_up(seeds: int, lift: float) -> list[dict[str, Any]]:
         more = {"distances": layers, "ranks": ranks, "pooling": {"devices": [1.0] * 7, "copies": [1.0] * 8}}
         return {
             "study": study, "label": label, "seed": seed, "metric": METRICS[study], "data": study, "train": 5,
-            "inputs": 20, "origins": None, "seconds": {"all": 1.0}, "figures": each,
+            "inputs": 20, "origins": [i // 2 for i in range(20)] if study == "corpus" else None,
+            "seconds": {"all": 1.0}, "figures": each,
             **{k: v for k, v in more.items() if k in wants},
         }  # fmt: skip
 
@@ -355,6 +371,9 @@ def test_the_page_says_what_the_figures_say(tmp_path: Path) -> None:
         "| top-2 | **0.0000** | 0.0000 | 0.0001 | 0.0003 | 0.0010 |" in written
         and f"{len(made_up(3, 0.0)) - 2 - 4 * 3} models" in written
     )
+    assert "(n of files: corpus 10)" in written and "against ASTRA's G = 1, points" in written
     assert "llama 4 and 2" in written and "minilm 24 and 12" in written
     assert written.count("\n## ") >= 12 and "Theorem 2" in written and "nan" not in written
-    assert {file.name for file in tmp_path.iterdir()} == {"page.md", "accuracy_digits.svg", "accuracy_corpus.svg"}
+    assert {file.name for file in tmp_path.iterdir()} == {
+        "page.md", *(f"accuracy_{name}.svg" for name in ("digits", "corpus", "parts"))
+    }  # fmt: skip

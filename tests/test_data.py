@@ -60,7 +60,10 @@ def same(one: Data, other: Data) -> bool:
     def equal(a: Tensor | None, b: Tensor | None) -> bool:
         return a is b if a is None or b is None else torch.equal(a, b)
 
-    pairs = [(getattr(one, name), getattr(other, name)) for name in ("train", "train_labels", "test", "test_labels")]
+    pairs = [
+        (getattr(one, name), getattr(other, name))
+        for name in ("train", "train_labels", "train_origins", "test", "test_labels", "test_origins")
+    ]
     return one.name == other.name and all(equal(a, b) for a, b in pairs)
 
 
@@ -134,10 +137,15 @@ def test_windows_of_the_library_come_from_its_files_and_those_to_test_on_from_ot
     seen = "\n\n".join(map(library.read, files[0])).encode()
     assert all(bytes(row.tolist()) in held_out for row in corpus.test[::4])
     assert all(bytes(row.tolist()) in seen for row in corpus.train[::200])
-    assert corpus.test_origins is not None and len(corpus.test_origins) == len(corpus.test)
-    for row, number in zip(corpus.test[::16], corpus.test_origins[::16].tolist(), strict=True):
-        rest = "\n\n".join(map(library.read, files[1][number : number + 20])).encode()
-        assert rest.find(bytes(row.tolist())) in range(len(library.read(files[1][number]).encode()) + 2)
+    sides = (
+        (corpus.train[::200], corpus.train_origins, 200, files[0]),
+        (corpus.test[::16], corpus.test_origins, 16, files[1]),
+    )
+    for some, origins, step, own in sides:
+        assert origins is not None
+        for row, number in zip(some, origins[::step].tolist(), strict=True):
+            rest = "\n\n".join(map(library.read, own[number : number + 20])).encode()
+            assert rest.find(bytes(row.tolist())) in range(len(library.read(own[number]).encode()) + 2)
 
 
 def test_windows_have_one_id_more_than_is_read_and_none_is_on_both_sides(corpus: Data) -> None:
@@ -164,6 +172,7 @@ def test_models_of_embeddings_read_every_id_of_a_window() -> None:
 def test_passages_start_with_a_sentence_and_no_sentence_is_on_both_sides(passages: Data) -> None:
     assert passages.train.shape[1] == passages.test.shape[1] == 48
     assert len(passages.test) == 400 and len(passages.train) > 1000
+    assert passages.train_origins is not None and len(passages.train_origins) == len(passages.train)
     train, test = ({sentence for file in files for sentence in file} for files in docstrings.split())
     for side, own in ((passages.train[::20], train), (passages.test[::10], test)):
         starts = tuple(sentence[:24] for sentence in own)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from agents import drive
 from runtime.actor import Assignment, DeviceActor, Station
 from runtime.model import load_shape
+from runtime.transport.udp import UdpMesh
 from tests.devices import codebooks, planned, random_input, shaken
 
 LOCAL, TOKENS, HOSTS = "127.0.0.1", 20, 3
@@ -118,3 +121,42 @@ def test_no_request_enters_where_codebooks_differ_in_a_bit(
             assert ", ".join(lost.hosts) == differ
         else:
             assert other is None and len(saved) == 2 * HOSTS and all(row["error"] is None for row in saved)
+
+
+def test_a_device_that_nobody_waits_for_any_more_is_lost_when_it_stays_silent(
+    tmp_path: Path, devices: list[DeviceActor]
+) -> None:
+    """Over UDP, and causal: the last device does without what the middle one has not sent, and the source is done."""
+    folder, options = shaken("gpt2-tiny", tmp_path / "model"), OPTIONS | {"transport": "udp", "deadline": "20 ms"}
+    books, shape = codebooks(folder, OPTIONS, TOKENS, tmp_path / "books"), load_shape(folder)
+    save_file({"input.0": random_input(shape, TOKENS)}, tmp_path / "requests")
+    plan, saved = planned("astra", options, shape, TOKENS, HOSTS), list[Any]()
+    assignment = Assignment(plan, folder, shape, None, books, tmp_path / "requests", 1, 5.0, None)
+    with ThreadPoolExecutor(3 * HOSTS) as pool:
+        actors = [Handle(each, books, pool) for each in devices]
+        mesh = drive.Mesh(assignment, actors, [[LOCAL] * HOSTS] * HOSTS, _for_a_minute())
+        with _frozen(devices[1]), pytest.raises(drive.RequestFailed) as failed:
+            drive.drive(mesh, 1, 60.0, lambda rows, warmup: saved.extend(rows))
+        assert failed.value.hosts == ("h2",) and "h2 lost in astra" in str(failed.value)
+        assert "no answer" in str(failed.value) and [row["rank"] for row in saved] == [0, 2]
+        assert all(row["error"] is None for row in saved)
+        mesh.close()
+
+
+def _for_a_minute() -> Callable[[str, int | None], bool]:
+    """Whether a device is there: asked by who waits for it, which must not be for ever."""
+    until = time.monotonic() + 60.0
+
+    def alive(host: str, pid: int | None) -> bool:
+        assert time.monotonic() < until, "it is still waited for"
+        return True
+
+    return alive
+
+
+@contextmanager
+def _frozen(device: DeviceActor) -> Iterator[None]:
+    """It does nothing more in a layer, and its connections stay."""
+    assert isinstance(device._mesh, UdpMesh)
+    with device._mesh._collecting:
+        yield

@@ -23,6 +23,18 @@ from tests import networks, runs
 STREAM = {"single": 0.01, "sequence": 0.5, "tensor": 0.01, "pipeline": 0.01}
 LONG = {"repeats": 20, "budget": 60, "tokens": 16}
 
+LOSSY = """
+name: lossy
+backend: local
+hosts: {h1: {}, h2: {}, h3: {}}
+run:
+  model: gpt2-bytes
+  tokens: 24
+  methods: [{astra: {groups: 2, codewords: 16, transport: udp, deadline: 60 s}}]
+  repeats: 20000
+  budget: 60 s
+"""
+
 
 def crossed(local: Any, mininet: Any) -> list[Any]:
     """A case for either backend; both cases on both would cost minutes and tell no more."""
@@ -54,6 +66,22 @@ def test_a_device_that_dies_is_named_and_the_rest_still_runs(tmp_path: Path, tex
     assert [status[m][0] for m in ("single", "sequence", "tensor", "pipeline")] == ["ok", "failed", "ok", "ok"]
     assert status["pipeline"][1] >= 1
     assert runs.records(out)[: len(before)] == before
+    assert runs.left_behind(out) == []
+
+
+def test_a_device_that_dies_is_no_lost_packet(tmp_path: Path) -> None:
+    """Codes over UDP whose deadline is a minute: neither it nor TCP's patience is waited for."""
+    (tmp_path / "t.yaml").write_text(LOSSY)
+    out = tmp_path / "out"
+    with runs.started(tmp_path / "t.yaml", out) as process:
+        runs.until(lambda: [row for row in runs.records(out) if not row["warmup"]], process)
+        os.kill(runs.device_pid(out, "h2"), signal.SIGKILL)
+        killed = time.monotonic()
+        failed = runs.until(lambda: _failed(out), process)
+        assert time.monotonic() - killed < 10
+        output, _ = process.communicate(timeout=runs.LIMIT_S)
+    assert process.returncode == 1, output
+    assert failed["failed_host"] == "h2" and "h2 lost in astra" in failed["error"]
     assert runs.left_behind(out) == []
 
 

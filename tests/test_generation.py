@@ -91,9 +91,10 @@ def test_tokens_after_codes_are_those_of_one_machine_that_computes_all_anew(
 ) -> None:
     model, extra = load(folder), codebooks(folder, options, TOKENS, tmp_path / "books")
     books, raw, differ = load_file(extra), random_input(model.shape, TOKENS), 0
-    for devices in (1, 2, 3, 4):
-        plan = planned("astra", options, model.shape, TOKENS, devices)
+    for devices, uneven in ((1, {}), (2, {}), (3, {}), (4, {}), (3, {"split": "3/1/2"})):
+        plan = planned("astra", options | uneven, model.shape, TOKENS, devices)
         spans = [share.tokens for share in plan.shares]
+        assert len({len(span) for span in spans}) > 1 or not uneven
         for how in (GREEDY, DRAWN):
             found = generated(folder, plan, how, extra)[0].generated
             assert found == mixed.generate(model, raw, spans, streams_of(books), coded(books), how)

@@ -10,10 +10,13 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 
 from runtime.fidelity import score
 from runtime.model import load, load_shape
+from testbed import data
+from testbed.data.wanted import digests
 from testbed.here import here, says
 from testbed.prepare.folder import Prepared
 from tests.devices import shaken
@@ -81,8 +84,10 @@ def test_what_is_right_of_a_text_is_the_next_id_or_what_the_original_says(tmp_pa
     text.write_text("".join(random.Random(0).choices(string.ascii_letters + "\n", k=6000)))
     for name in ("model", "original"):
         shaken(preset, tmp_path / name, seed=len(name))
-    config = {"data": f"text:{text}", "seed": 0, "inputs": {"test": 30}}
+    config = {"data": f"text:{text}", "seed": 0, "tokens": 12, "inputs": {"test": 30}}
     shape = load_shape(tmp_path / "model")
+    there = data.load(f"text:{text}", shape, 12, None, 0).test
+    save_file({"digests": digests(there)}, tmp_path / "held_out.safetensors")
     raw, right = Prepared(tmp_path, config, shape).inputs(12, 0, 5)
     assert len({one.numpy().tobytes() for one in raw}) == 5
     if not shape.causal:

@@ -18,6 +18,7 @@ import torch
 from PIL import Image
 from rich.console import Console
 from safetensors.torch import load_file
+from scipy.stats import binomtest
 
 from runtime.families import TOKENIZER
 from runtime.model import WEIGHTS, fingerprint, load, load_shape
@@ -168,8 +169,8 @@ def test_every_switch_reaches_the_training(tmp_path: Path) -> None:
 
 
 def test_the_folder_has_what_was_promised(folder: Path) -> None:
-    names = {"recipe.yaml", "original", "model", "codebooks.safetensors", "config.json", "card.md"}
-    assert {path.name for path in folder.iterdir()} == names
+    names = {"recipe.yaml", "original", "model", "codebooks.safetensors", "held_out.safetensors", "config.json"}
+    assert {path.name for path in folder.iterdir()} == names | {"card.md"}
     said = config(folder)
     assert said["astra"] == {"groups": 4, "codewords": 16, "code": "input"}
     assert said["sha256"]["weights"] == fingerprint(folder / "model")
@@ -194,6 +195,8 @@ def test_the_task_is_what_the_model_does_on_what_was_held_out(folder: Path) -> N
             said = torch.stack([model(raw).argmax() for raw in found.test])
         right = int((said == found.test_labels).sum())
         assert task[key] == pytest.approx(right / len(found.test))
+        ends = binomtest(right, len(found.test)).proportion_ci(0.95, method="wilson")
+        assert config(folder)["measured"][key]["ci95"] == pytest.approx([ends.low, ends.high])
     assert list(task["by_devices"]) == [str(count) for count in range(1, 9)]
     assert task["by_devices"]["1"] == task["single"] and task["by_devices"]["3"] == task["this"]
 
@@ -230,6 +233,11 @@ def test_a_kill_costs_little_and_changes_nothing(
     with pytest.raises(StoreError, match=r"fine-tuning\.cuda\.pt: begun on cuda: give --device cuda, or remove"):
         command.execute(file, out)
     there.rename(here)
+    state, kept = out / ".work" / "state.json", (out / ".work" / "state.json").read_text()
+    state.write_text(json.dumps(json.loads(kept) | {"data": "of other pictures"}))
+    with pytest.raises(StoreError, match="its data have changed since it was begun: name another folder with --out"):
+        command.execute(file, out)
+    state.write_text(kept)
     assert command.execute(file, out) == 0
     said = capsys.readouterr().out
     assert "goes on from its checkpoint" in said and "the model by itself" not in said

@@ -181,7 +181,7 @@ def _other_codebooks(folder: Path) -> None:
 
 
 def _other_format(folder: Path) -> None:
-    (folder / "config.json").write_text(json.dumps(config(folder) | {"format": 2}))
+    (folder / "config.json").write_text(json.dumps(config(folder) | {"format": 1}))
 
 
 BROKEN: dict[str, tuple[Callable[[Path], None], str]] = {
@@ -193,7 +193,10 @@ BROKEN: dict[str, tuple[Callable[[Path], None], str]] = {
         ),
         "its weights are not those of its config.json: prepare it again",
     ),
-    "another format": (_other_format, "config.json format = 2: this program reads 1"),
+    "another format": (
+        _other_format,
+        "config.json format = 1: this program reads 2; prepare it again in another folder",
+    ),
     "no model": (lambda path: shutil.rmtree(path / "model"), "shape.json is missing"),
     "not finished": (lambda path: (path / "config.json").unlink(), "is not prepared to the end"),
 }

@@ -36,6 +36,14 @@ def test_the_interval_holds_the_median_and_is_the_same_each_time() -> None:
     assert interval([2.0] * 5) == mean_interval([2.0] * 5) == [2.0, 2.0]
 
 
+def test_values_of_one_origin_count_together() -> None:
+    values = [1.0, 1.1, 1.2, 1.3, 1.4, 1.5, 1.6, 9.0]
+    thrice, files = [value for value in values for _ in range(3)], [number for number in range(8) for _ in range(3)]
+    assert mean_interval(thrice, files) == pytest.approx(mean_interval(values))
+    assert mean_interval(values, list(range(8))) == pytest.approx(mean_interval(values))
+    assert mean_interval(values, [0, 0, 0, 0, 1, 1, 1, 1]) == [None, None]
+
+
 def hits(found: Callable[[Any], Sequence[float | None]], draws: Any, truth: float) -> float:
     """Share of the draws whose interval holds the truth."""
     ends = [found(draw) for draw in draws]

@@ -23,7 +23,7 @@ HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 CONFIGURATION = ("*.json", "*.txt", "tokenizer.model")
 CONFIG, SHAPE = "config.json", "shape.json"
 # A prepared folder: recipe, original/ and model/ (converted models), codebooks, and CONFIG, which is written last.
-PREPARED_FORMAT = 1
+PREPARED_FORMAT = 2  # 1 did not tell held-out inputs by their digests
 RECIPE, MODEL = "recipe.yaml", "model"
 
 
@@ -99,7 +99,8 @@ def _checkpoint(name: str, folder: Path, pretrained: bool) -> Source:
     config = _object(name, folder / CONFIG)
     if "format" in config and "astra" in config:
         if config["format"] != PREPARED_FORMAT:
-            raise BadModel(f"{name}: config.json format = {config['format']!r}: this program reads {PREPARED_FORMAT}")
+            why = f"config.json format = {config['format']!r}: this program reads {PREPARED_FORMAT}"
+            raise BadModel(f"{name}: {why}; prepare it again in another folder")
         return _ours(Source(name, config, folder, pretrained, converted=folder / MODEL))
     if pretrained and not _has_weights(folder):
         raise BadModel(f"{name}: no weights (*.safetensors or *.bin) in {folder}; weights: random needs none")

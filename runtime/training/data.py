@@ -13,8 +13,8 @@ class Data:
 
     train, test: [n, T, patch x patch x channels] uint8 patches, or ids [n, T] int32; for a causal model [n, T + 1], of
     which it reads all but the last and is to say all but the first. labels: int64 [n] of classes, None where there are
-    none. name: for people, with what it depends on (a version, a file). test_origins: int64 [n], a number for the file
-    that a row to test on comes from, where several rows come from one; None: each comes by itself.
+    none. name: for people, with what it depends on (a version, a file). train_origins, test_origins: int64 [n], a
+    number for the file that a row comes from, where several rows come from one; None: each comes by itself.
     """
 
     name: str
@@ -22,4 +22,5 @@ class Data:
     train_labels: Tensor | None
     test: Tensor
     test_labels: Tensor | None
+    train_origins: Tensor | None = None
     test_origins: Tensor | None = None

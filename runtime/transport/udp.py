@@ -83,9 +83,13 @@ class UdpMesh(TcpMesh):
     def aim(self, peer: int, address: Address) -> None:
         """Send datagrams for a peer there from now on, such as to someone who passes them on."""
         made = socket.socket(_family(address[0]), socket.SOCK_DGRAM)
-        large_buffer(made, socket.SO_SNDBUF)
-        made.setblocking(False)
-        made.connect(address)  # the kernel then picks the address to send from, and the way, once
+        try:
+            large_buffer(made, socket.SO_SNDBUF)
+            made.setblocking(False)
+            made.connect(address)  # the kernel then picks the address to send from, and the way, once
+        except OSError:
+            made.close()
+            raise
         before, self._targets[peer] = self._targets.get(peer), made
         if before is not None:
             before.close()

@@ -61,6 +61,8 @@ def load(
         return KINDS[kind].load(place, Wanted(shape, tokens, model_folder, seed, only, told))
     except BadInputs as error:
         raise BadInputs(f"data {name!r}: {error}") from None
+    except OSError as error:
+        raise BadInputs(f"data {name!r}: cannot be read ({error})") from None
 
 
 def _refuse_name(kind: str, place: str) -> None:

@@ -33,8 +33,9 @@ def load(place: str, wanted: Wanted) -> Data:
     train, test = split()
     held_out = {sentence for file in test for sentence in file}
     length = windows.content(encoder, wanted)
-    train_rows, _ = _rows(train if wanted.only is None else (), held_out, length, encoder)
-    test_rows, origins = _rows(test, (), length, encoder)
+    train_rows, train_origins = _rows(train if wanted.only is None else (), held_out, length, encoder)
+    test_rows, test_origins = _rows(test, (), length, encoder)
+    origins = train_origins, test_origins
     return windows.data(f"docstrings ({library.version()})", train_rows, test_rows, encoder, wanted, origins)
 
 

@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -15,6 +14,7 @@ from torch import Tensor
 
 from runtime.shape import grid
 from runtime.training.data import Data
+from testbed import memory
 from testbed.data.wanted import LIMIT, Wanted, some, unseen
 from testbed.inputs import BadInputs, as_patches, centre_crop
 
@@ -106,7 +106,7 @@ def _rows(pictures: Pictures, wanted: Wanted, before: int, of: int) -> Tensor:
 
 def _refuse_size(train: int, test: int, wanted: Wanted) -> None:
     """Raises BadInputs where the rows would take more than half of the memory that is available."""
-    room = _available_bytes() // 2
+    room = memory.available_bytes() // 2
     needed, fitting = (train + test) * _row_bytes(wanted), room // _row_bytes(wanted)
     if needed > room:
         limit = max(fitting // 2, fitting - min(train, test))
@@ -114,8 +114,3 @@ def _refuse_size(train: int, test: int, wanted: Wanted) -> None:
             f"{train} + {test} images of {_row_bytes(wanted)} bytes take {needed / 2**30:.1f} GiB, half of the free "
             f"memory is {room / 2**30:.1f}: " + (f"append {LIMIT}N, N up to {limit}" if limit else "give fewer tokens")
         )
-
-
-def _available_bytes() -> int:
-    lines = Path("/proc/meminfo").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))

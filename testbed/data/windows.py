@@ -49,22 +49,27 @@ def cut(ids: Tensor, encoder: Encoder, wanted: Wanted) -> Tensor:
 
 
 def data(
-    name: str, train: Tensor, test: Tensor, encoder: Encoder, wanted: Wanted, origins: Tensor | None = None
-) -> Data:  # fmt: skip
+    name: str,
+    train: Tensor,
+    test: Tensor,
+    encoder: Encoder,
+    wanted: Wanted,
+    origins: tuple[Tensor, Tensor] | None = None,
+) -> Data:
     """Rows of ids to train on, a seeded choice, and to test on, a fixed one spread evenly. Raises BadInputs.
 
-    origins: int64, a number for the file that each row of `test` comes from, where that is known.
+    origins: int64, numbers for the files that the rows of `train` and of `test` come from, where they are known.
     """
     rows = min(len(test), TEST_ROWS)
     chosen = [i * len(test) // rows for i in range(rows)]
-    train = train[some(len(train), TRAIN_ROWS, wanted.seed)]
-    train = train[unseen(train, test[chosen])]
+    learnt = torch.tensor(some(len(train), TRAIN_ROWS, wanted.seed), dtype=torch.int64)
+    learnt = learnt[unseen(train[learnt], test[chosen])]
     if wanted.only is not None and chosen:
-        train, chosen = train[:0], [chosen[i] for i in wanted.only(rows)]
-    elif not (len(train) and chosen):
-        raise BadInputs(f"{len(train)} rows of {wanted.tokens} tokens to train on, {rows} to test: give more text")
-    origins = None if origins is None else origins[chosen]
-    return Data(name, _framed(train, encoder), None, _framed(test[chosen], encoder), None, origins)
+        learnt, chosen = learnt[:0], [chosen[i] for i in wanted.only(rows)]
+    elif not (len(learnt) and chosen):
+        raise BadInputs(f"{len(learnt)} rows of {wanted.tokens} tokens to train on, {rows} to test: give more text")
+    files = (None, None) if origins is None else (origins[0][learnt], origins[1][chosen])
+    return Data(name, _framed(train[learnt], encoder), None, _framed(test[chosen], encoder), None, *files)
 
 
 def _framed(rows: Tensor, encoder: Encoder) -> Tensor:

@@ -81,7 +81,9 @@ def _measured(config: Mapping[str, Any]) -> list[str]:
     if all("rank_correlation" in one for one in found.values()):
         head, how = [*head, "rank correlation"], f"{how}; rank correlation: Spearman's, of the cosines of all pairs"
         lines = [[*line, _ranks(one)] for line, one in zip(lines, found.values(), strict=True)]
-    about = f"On {task['n']} held-out inputs, on one machine with the arithmetic of many; {how}."
+    files = config["inputs"]["files"]
+    of = "" if files is None else f" of {files} files, which intervals take whole"
+    about = f"On {task['n']} held-out inputs{of}, on one machine with the arithmetic of many; {how}."
     return [about, "", *table(head, lines)]
 
 

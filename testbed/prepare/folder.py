@@ -8,6 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor
 
 from runtime import families, methods
@@ -18,12 +21,14 @@ from runtime.model import fingerprint, load, load_shape
 from runtime.shape import Shape
 from runtime.training import measure
 from runtime.training.data import Data
+from testbed.inputs import BadInputs
 from testbed.topology import MethodSpec
 
 if TYPE_CHECKING:
     from testbed.data.wanted import Only
 
 CODEBOOKS, ORIGINAL = "codebooks.safetensors", "original"
+HELD_OUT = "held_out.safetensors"  # digests of the rows to test on
 CODED = "astra"  # the method whose codebooks these are
 
 
@@ -81,8 +86,15 @@ class Prepared:
 
     def inputs(self, tokens: int, seed: int, count: int) -> tuple[list[Tensor], list[Tensor]]:
         """`count` raw inputs that the model was not trained on, and what would be right for each: a class, the next id,
-        or the original model's embedding. `seed` decides their order; over and over if few. Raises BadInputs."""
-        found = self._data(tokens, lambda rows: _order(f"held out {seed}", rows, count))
+        or the original model's embedding. `seed` decides their order; over and over if few. Raises BadInputs, also if
+        the data have changed since: some of them may be what the model was trained on."""
+
+        def only(rows: int) -> list[int]:
+            return _order(f"held out {seed}", rows, count)
+
+        own = self._data(self.config["tokens"], only)
+        self._refuse_changed(own, only)
+        found = own if tokens == self.config["tokens"] else self._data(tokens, only)
         original = self.path / ORIGINAL if self.shape.result == "embedding" else self.model
         right = measure.targets(load(original), found.test, found.test_labels)
         right = right[:, -1] if self.shape.causal else right
@@ -103,6 +115,25 @@ class Prepared:
         from testbed import data  # of runs, only those of prepared models read it
 
         return data.load(self.config["data"], self.shape, tokens, self.model, self.config["seed"], only)
+
+    def _refuse_changed(self, found: Data, only: Only) -> None:
+        """Raises BadInputs if these are not what `only` chooses of the rows that were held out."""
+        from testbed.data.wanted import digests
+
+        try:
+            then = load_file(self.path / HELD_OUT)["digests"]
+        except (OSError, SafetensorError, KeyError) as error:
+            raise BadInputs(
+                f"{self.path / HELD_OUT}: cannot be read ({error}): prepare it again in another folder"
+            ) from None
+        if not torch.equal(then[list(only(len(then)))], digests(found.test)):
+            was = self.config["inputs"]["name"]
+            now = was if found.name == was else f"{was}, now {found.name}"
+            raise BadInputs(
+                f"the data of {self.path.name} ({now}) have changed since it was prepared, or are read otherwise here: "
+                "what was held out may be among what it was trained on; prepare it again in another folder, or give "
+                "inputs of your own"
+            )
 
     def _fits(self, spec: MethodSpec) -> bool:
         """Whether a method wants the codebooks that are here."""

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import platform
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from runtime.families import TOKENIZER
@@ -22,13 +23,14 @@ from runtime.training import measure, train
 from runtime.training.data import Data
 from runtime.training.train import Hooks
 from testbed import data
+from testbed.data.wanted import digests
 from testbed.inputs import BadInputs
 from testbed.prepare import card, similarity, source
-from testbed.prepare.folder import CODEBOOKS, ORIGINAL
+from testbed.prepare.folder import CODEBOOKS, HELD_OUT, ORIGINAL
 from testbed.prepare.progress import Progress
 from testbed.prepare.recipe import plain
 from testbed.prepare.work import Work
-from testbed.statistics import INTERVAL_NEEDS, mean_interval
+from testbed.statistics import mean_interval, share_interval
 from testbed.store import StoreError
 from testbed.tables import METRICS, duration, metric
 
@@ -50,11 +52,12 @@ class Preparation:
         folder = self._converted()
         self.shape = load_shape(folder)
         self.data = self._read_data(folder)
-        self.work.accept()
+        self.work.accept(_digest(self.data))
         original = self._original(folder)
         books = self._kmeans(original)
         model = self._tuned(original, books)
         self._measure(original, books, model)
+        self._keep_digests()
         config = self._config()
         self.work.write(self.work.path / card.NAME, card.text(config, self.shape))
         self.work.finish(config)
@@ -184,22 +187,31 @@ class Preparation:
             aim = measure.targets(first, test, self.data.test_labels)
             found: dict[str, Any] = dict(measure.score(model, loaded, self.data, devices, aim, one))
             if self.shape.result == "embedding" and devices in (1, self.recipe.training.devices):
-                ours = similarity.embeddings(model, test, loaded, devices)
+                ours = similarity.embeddings(model, test, loaded, devices, one)
                 found["rank_correlation"] = similarity.rank_correlation(aim, ours)
-                if len(ours) >= INTERVAL_NEEDS:
-                    found["rank_correlation_ci95"] = similarity.interval(aim, ours)
-        task, each = TASKS[self.shape.result], found.pop("each")
-        ends = [None if end is None else task.figure(end) for end in mean_interval(each)]
-        self.work.measured[name] = found | {"ci95": ends}
+                found["rank_correlation_ci95"] = similarity.interval(aim, ours, self.data.test_origins)
+        found |= {"ci95": self._interval(found.pop("each"))}
+        self.work.measured[name] = found
         self.work.save()
         self.progress.stage(f"{title}: {METRICS[found['metric']]} {metric(found['metric'], found['value'])}")
 
+    def _interval(self, each: Sequence[float]) -> list[float | None]:
+        """Of a mean of figures, one for each held-out input."""
+        task, origins = TASKS[self.shape.result], self.data.test_origins
+        if task.metric == "top1":
+            return share_interval(each)
+        ends = mean_interval(each, None if origins is None else origins.tolist())
+        return [None if end is None else task.figure(end) for end in ends]
+
+    def _keep_digests(self) -> None:
+        """So that a run can tell whether its inputs were held out."""
+        draft = self.work.scratch / HELD_OUT
+        save_file({"digests": digests(self.data.test)}, draft)
+        draft.chmod(0o644)
+        self.work.put(draft, HELD_OUT)
+
     def _config(self) -> dict[str, Any]:
-        recipe, measured, path = self.recipe, self.work.measured, self.work.path
-        values = {name: one["value"] for name, one in measured.items()}
-        by_devices = {"1": values["single"]}
-        by_devices |= {name.split()[1]: value for name, value in values.items() if name.startswith("devices ")}
-        devices = recipe.training.devices
+        recipe, path, origins = self.recipe, self.work.path, self.data.test_origins
         (coded, *more) = streams(self.shape, recipe.astra)
         return plain(recipe) | {
             "format": PREPARED_FORMAT,
@@ -213,23 +225,45 @@ class Preparation:
                 "codebooks": fingerprint(path, CODEBOOKS),
                 "original": fingerprint(path / ORIGINAL),
             },
-            "task": {
-                "metric": measured["original"]["metric"],
-                "original": values["original"],
-                "untuned": values["untuned"],
-                "single": values["single"],
-                "this": values[f"devices {devices}"],
-                "devices": devices,
-                "by_devices": by_devices,
-                "n": measured["original"]["n"],
+            "task": self._task(),
+            "measured": self.work.measured,
+            "inputs": {
+                "name": self.data.name,
+                "train": len(self.data.train),
+                "test": len(self.data.test),
+                "files": None if origins is None else len(set(origins.tolist())),
             },
-            "measured": measured,
-            "inputs": {"name": self.data.name, "train": len(self.data.train), "test": len(self.data.test)},
             "seconds": {name: round(seconds, 1) for name, seconds in self.work.seconds.items()},
             "starts": self.work.starts,
             "device": self.place,
             "versions": {"python": platform.python_version(), "torch": version("torch")},
         }
+
+    def _task(self) -> dict[str, Any]:
+        """What runs show of what was measured."""
+        measured, devices = self.work.measured, self.recipe.training.devices
+        values = {name: one["value"] for name, one in measured.items()}
+        by_devices = {name.split()[1]: value for name, value in values.items() if name.startswith("devices ")}
+        return {
+            "metric": measured["original"]["metric"],
+            "original": values["original"],
+            "untuned": values["untuned"],
+            "single": values["single"],
+            "this": values[f"devices {devices}"],
+            "devices": devices,
+            "by_devices": {"1": values["single"]} | by_devices,
+            "n": measured["original"]["n"],
+        }
+
+
+def _digest(data: Data) -> str:
+    """Of all rows, in their order."""
+    found = hashlib.sha256()
+    for part in (data.train, data.test, data.train_labels, data.test_labels):
+        found.update(b"none" if part is None else f"{tuple(part.shape)}".encode())
+        if part is not None:
+            found.update(part.contiguous().numpy().data)
+    return found.hexdigest()
 
 
 def _whole(fresh: Path, before: Path) -> Path:

@@ -1,7 +1,7 @@
 """The folder of one preparation while it is made: what is done is kept, so that a kill costs little.
 
 recipe.yaml   the recipe, every default written out; it is there from the moment that its data could be read
-original/ model/ codebooks.safetensors card.md config.json   as they come; config.json is the last
+original/ model/ codebooks.safetensors held_out.safetensors card.md config.json   as they come; config.json is the last
 .work/        what is needed to go on: the converted model, checkpoints, state.json; removed at the end
 """
 
@@ -28,7 +28,8 @@ TICK_S = 5.0
 
 
 class Work:
-    """An open one. seconds: by stage; measured: figures by name; starts: how often it was gone on with."""
+    """An open one. seconds: by stage; measured: figures by name; starts: how often it was gone on with; data: digest of
+    what it was begun with."""
 
     def __init__(self, path: Path, recipe: Recipe) -> None:
         self.path, self.scratch, self.recipe = path, path / SCRATCH, recipe
@@ -36,6 +37,7 @@ class Work:
         self.seconds: dict[str, float] = state.get("seconds", {})
         self.measured: dict[str, Any] = state.get("measured", {})
         self.starts: int = state.get("starts", 0) + 1
+        self.data: str | None = state.get("data")
         self._clock, self._saved = ("", 0.0, 0.0), 0.0
 
     @property
@@ -43,9 +45,15 @@ class Work:
         """Whether nothing is left to do."""
         return (self.path / CONFIG).exists()
 
-    def accept(self) -> None:
-        """The recipe can be used: the folder is its own from now on. Raises StoreError."""
-        if not (self.path / RECIPE).exists():
+    def accept(self, data: str) -> None:
+        """The recipe can be used: the folder is its own from now on. data: their digest, which must be the same when it
+        is gone on with. Raises StoreError."""
+        begun = (self.path / RECIPE).exists()
+        if begun and self.data != data:  # also where an earlier version did not keep it
+            raise StoreError(f"{self.path}: its data have changed since it was begun: name another folder with --out")
+        if not begun:
+            self.data = data
+            self.save()
             self.write(self.path / RECIPE, dump(self.recipe))
 
     @contextmanager
@@ -70,7 +78,7 @@ class Work:
 
     def save(self) -> None:
         """Write what is known so far. Raises StoreError."""
-        state = {"seconds": self.seconds, "measured": self.measured, "starts": self.starts}
+        state = {"seconds": self.seconds, "measured": self.measured, "starts": self.starts, "data": self.data}
         self.write(self.scratch / STATE, json.dumps(state))
 
     def _state(self) -> dict[str, Any]:
