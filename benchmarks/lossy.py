@@ -29,13 +29,13 @@ RECIPES = {"digits": "digits_vit.yaml", "corpus": "corpus_gpt2.yaml"}
 # Bursts of 2: of longer ones, with a mean of 10 %, TCP loses a packet and the six that it sends again, at doubling
 # intervals, so often that few probes of the links come to an end.
 BURST = 2
-# By the budget of a method: with 10 % lost, TCP may wait for many seconds, also for its acknowledgements.
+# By the budget of a method: with more lost, TCP may wait for many seconds, also for its acknowledgements.
 LOSSES: dict[int, list[Any]] = {
-    15: ["0 %", "1 %", "5 %", *({"mean": mean, "burst": BURST} for mean in ("1 %", "5 %"))],
-    40: ["10 %", {"mean": "10 %", "burst": BURST}],
+    15: ["0 %", "1 %", {"mean": "1 %", "burst": BURST}],
+    25: ["5 %", "10 %", *({"mean": mean, "burst": BURST} for mean in ("5 %", "10 %"))],
 }
 QUICK: dict[int, list[Any]] = {3: ["0 %", {"mean": "5 %", "burst": BURST}]}
-BUDGETS = f"{min(LOSSES)} s, or {max(LOSSES)} s where 10 % are lost"
+BUDGETS = f"{min(LOSSES)} s, or {max(LOSSES)} s where 5 or 10 % are lost"
 DEADLINE = "25 ms"
 SWEEP = """\
 # Codes over TCP and over UDP: what is lost is lost on the way from a host to the switch, once on every path.

@@ -170,15 +170,19 @@ PREFACE = """\
 ASTRA's codes over UDP, each datagram once, tokens masked out whose codes have not come {deadline} after a device began
 to wait for a layer, against the same codes over TCP, which sends again. 4 devices in a star of 20 Mbit/s and 5 ms per
 link; every frame from a host to the switch is lost with the probability of the row, independently or in bursts of
-{burst} on average; every device has the input, results travel over TCP and are lost alike. Task: by the outputs of
-these very requests on held-out inputs, top-1, or perplexity of the byte after the prompt; over UDP against TCP and
-against one device: on the same requests, the difference, or the ratio of perplexities. Latency: median; UDP / TCP:
-geometric mean of the ratios of the same requests. Codes not there: of the tokens that could have been missed, lost or
-late, mean of the requests. n: requests. Intervals of 95 %: medians, means and ratios by bootstraps, shares Wilson's,
-differences of shares Agresti and Min's, which have a width where no request differs. Requests of one method end after
-{budgets}: there are few where one waited long, over UDP for its result. The one that ended
-them is counted, so with few requests UDP / TCP leans against the method that has fewer. What losses cost on all
-held-out inputs, and models trained with message dropout: [accuracy.md](accuracy.md). `{command}` repeats all of it.
+{burst} on average; every device has the input, results travel over TCP and are lost alike. One trained model and one
+draw of losses for each row. The deadline was set by hand to what suits these links; a file that gives none has a
+longer one (see [network.md](network.md)); in the first layer it does not run before all have begun.
+
+Task: by the outputs of these very requests on held-out inputs, top-1, or perplexity of the byte after the prompt; over
+UDP against TCP and against one device: on the same requests, the difference, or the ratio of perplexities. Latency:
+median; UDP / TCP: geometric mean of the ratios of the same requests. Codes not there: of the tokens that could have
+been missed, lost or late, together, mean of the requests. n: requests. Intervals of 95 % over requests, each by itself,
+also where inputs are of one file: medians, means and ratios by bootstraps, shares Wilson's, differences of shares
+Agresti and Min's, which have a width where no request differs. Requests of one method end after {budgets}: there are
+few where one waited long, over UDP for its result. The one that ended them is counted, so with few requests UDP / TCP
+leans against the method that has fewer. What losses cost on all held-out inputs, and models trained with message
+dropout: [accuracy.md](accuracy.md). `{command}` repeats all of it.
 
 ![latency and task against loss]({plot})
 """

@@ -26,7 +26,8 @@ from runtime.training.train import Settings
 from testbed.prepare.recipe import Recipe
 
 STEPS = 40
-HELD_BACK = 256  # inputs at most, and a quarter
+HELD_BACK = 0.2  # of what there is to train on
+INPUTS = 256  # of these at most, to compare rates on
 _BATCH = 32
 
 
@@ -59,12 +60,20 @@ def between(tried: Callable[[float], float]) -> dict[float, float]:
 
 
 def parted(data: Data) -> Data:
-    """The last rows to train on as those to measure with, the others to train on: nothing of what is held out."""
-    count = min(HELD_BACK, len(data.train) // 4)
+    """A draw of what there is to train on, in whole files where rows come from files: the rest is trained on, some of
+    it measured with. Nothing of what is held out."""
+    count, draw = len(data.train), torch.Generator().manual_seed(0)
+    origins = torch.arange(count) if data.train_origins is None else data.train_origins
+    files = torch.unique(origins)
+    drawn = files[torch.randperm(len(files), generator=draw)[: max(1, round(HELD_BACK * len(files)))]]
+    held = torch.isin(origins, drawn)
+    test = held.nonzero().flatten()
+    test = test[torch.randperm(len(test), generator=draw)[:INPUTS]]
     train_labels = test_labels = None
     if data.train_labels is not None:
-        train_labels, test_labels = data.train_labels[:-count], data.train_labels[-count:]
-    return Data(f"{data.name}, {count} held back", data.train[:-count], train_labels, data.train[-count:], test_labels)
+        train_labels, test_labels = data.train_labels[~held], data.train_labels[test]
+    return Data(f"{data.name}, {len(drawn)} of {len(files)} held back",
+                data.train[~held], train_labels, data.train[test], test_labels)  # fmt: skip
 
 
 def _short(settings: Settings, rate: float) -> Settings:

@@ -32,15 +32,12 @@ def _claims() -> Iterator[Claim]:
     orders = (
         ("digits", "ViT-Base, CIFAR-100: 92.53, 91.64, 90.77, 88.95 %"),
         ("corpus", "GPT-2, WikiText-103: 18.96, 20.95, 23.22, 25.98"),
-        ("llama", "Llama-3-8B: 5.81, 7.44, 7.59, 7.73"),
+        ("llama", "Llama-3-8B: 7.44, 7.59, 7.73"),  # there is no original that was trained on as long
     )
     for study, paper in orders:
         if study in RIVALLED:
             trained = "the original, trained on as long, is better than G = 32"
             yield Claim(trained, paper, key(study, PLAIN), key(study, "G=32"))
-        else:
-            yield Claim("the original (trained less) is better than G = 32", paper, (study, "original", "alone"),
-                        key(study, "G=32"))  # fmt: skip
         yield Claim("G = 32 is better than G = 16", paper, key(study, "G=32"), key(study, "G=16"))
         yield Claim("G = 16 is better than G = 1", paper, key(study, "G=16"), key(study, "G=1"))
     single = "G = 1: 88.95 against 81.82 %; G = 16: 90.77 against 88.93 %"
@@ -73,10 +70,11 @@ def text(results: Results) -> str:
         unit = UNITS[results.metric(claim.better[0])]
         rows.append([claim.better[0], claim.said, claim.paper, f"{gained(gain)} {unit}", found])
     summary = (
-        f"Of {len(rows)} statements {counts['holds']} hold here and {counts['does not hold']} do not. Of "
-        f"{counts['no difference seen'] + counts[UNSAID]} it stays open: no difference is seen, as the interval has 0 "
-        "in it, which does not say that there is none. What the paper gives no figures for is judged in sections of "
-        "their own below: each part of the method, random assignment of tokens, the two theorems."
+        f"Of {len(rows)} statements {counts['holds']} hold here and {counts['does not hold']} do not. The others stay "
+        f"open: of {counts['no difference seen']} the interval has 0 in it, which does not say that there is no "
+        f"difference; of {counts[UNSAID]} that claim there is none the interval is too wide. What the paper gives no "
+        "figures for is judged in sections of their own below: each part of the method, random assignment of tokens, "
+        "the two theorems."
     )
     head = ("", "the paper's order", "its figures", "here: first less second, above 0 is better", "here it")
     return section("Where the paper's order of effects holds", summary, table(head, rows))

@@ -13,6 +13,7 @@ from benchmarks.accuracy.intervals import Mean, of_seeds
 from benchmarks.accuracy.results import (
     HERE,
     HIGHER,
+    NONE,
     TITLES,
     UNITS,
     Key,
@@ -40,6 +41,11 @@ def write(path: Path, found: Sequence[Mapping[str, Any]], seeds: int, quick: boo
         *(_against_original(results, study) for study in TITLES),
         order.text(results),
         *parts.sections(results),
+        section(
+            "The same, drawn",
+            "Intervals are of each mean by itself: whether two differ, differences in pairs say, in the tables.",
+            f"![devices, uneven cuts and noise]({drawn[plots.PARTS].name})",
+        ),
         *theory.sections(results),
         rivals.section_of(results, drawn),
         rivals.losses(results),
@@ -66,7 +72,8 @@ def _head(results: Results, seeds: int) -> str:
             "on digits and the corpus are chosen on inputs held back from training (see the rivals). Rows to train on "
             "that equal one to test on are left out, but not text that stands in files of both elsewhere in a row.",
             "Brackets are 95 % intervals over seeds and held-out inputs at once: the variance of the seeds' means and "
-            "that of the inputs' means added (Student's t); of text, rows of one file count together. Differences are "
+            "that of the inputs' means added (Student's t); of text, rows of one file count together"
+            f"{_files(results)}. Digits are held out by a draw, so their writers are in both parts. Differences are "
             "taken in pairs, same seed and same input. `better` and `worse` are said where such an interval leaves 0 "
             "out, otherwise `no difference seen`, which does not say that there is none: with three seeds intervals "
             "are wide. Ends beyond 0 and 100 % are cut off. Nothing is corrected for there being many comparisons.",
@@ -74,12 +81,20 @@ def _head(results: Results, seeds: int) -> str:
             "more steps. The original that was trained on as long without codes shows how much, where there is one; so "
             "does the fine-tuned model on one device. What codes are there for is what lies between the original and "
             "`nothing sent`: the original on devices that hear nothing of each other's tokens in any layer.",
-            "These are small models on small data: what they show are orders of effects, not the paper's figures. A "
+            "These are small models on small data: they can show the order of effects, as far as intervals are narrow "
+            "enough, and not the paper's figures. A "
             f"group's features with {' and '.join(map(str, GROUPS[1:]))} groups: {'; '.join(map(_features, TITLES))}; "
             "ViT-Base has 48 and 24. Parts of the method are compared at G = 1, whose groups of 96 and 128 features "
             "are coarser than the paper's with G = 16, of which its own figures for λ are.",
         ]
     )
+
+
+def _files(results: Results) -> str:
+    """ " (n of files: corpus 93)"."""
+    found = ((study, results.origins(study)) for study in TITLES)
+    said = [f"{study} {len(set(origins))}" for study, origins in found if origins is not None]
+    return f" (n of files: {', '.join(said)})" if said else ""
 
 
 def _trained(row: Mapping[str, Any]) -> bool:
@@ -100,11 +115,11 @@ def _against_original(results: Results, study: str) -> str:
     name, found = results.metric(study), recipe(study, 0, None)
     one = results.of(study, "original")[0]
     original: Key = (study, "original", "alone")
-    rows = [("original, no codes", NONE_BITS, "", results.said(original), results.said(original), "", "")]
+    rows = [("original, no codes", NONE, "", results.said(original), results.said(original), "", "")]
     if study in RIVALLED:
         trained: Key = (study, PLAIN, HERE)
         rows.append(
-            ("the same, trained on as long", NONE_BITS, "", results.said((study, PLAIN, "alone")),
+            ("the same, trained on as long", NONE, "", results.said((study, PLAIN, "alone")),
              results.said(trained), gained(results.gain(trained, original)), "")
         )  # fmt: skip
     rows.append(("nothing sent", "0", results.said((study, "original", UNHEARD)), "", "", "", ""))
@@ -129,9 +144,6 @@ def _against_original(results: Results, study: str) -> str:
         about += " Its recipe has no fine-tuning: codes are those of k-means in every column."
     ranks = _ranks(results) if study == "minilm" else ""
     return section(TITLES[study], about, table(head, rows), " ".join(lines), ranks)
-
-
-NONE_BITS = "–"
 
 
 def bits(study: str, groups: int, codewords: int) -> str:
@@ -163,7 +175,8 @@ def _ranks(results: Results) -> str:
     for groups in GROUPS:
         found = [row["ranks"] for row in results.of("minilm", f"G={groups}")]
         seeds = spread(of_seeds([one["value"] for one in found]), "{:.4f}")
-        said.append(f"G={groups}: {seeds}, {found[0]['low']:.4f} to {found[0]['high']:.4f} over passages")
+        low, high = (NONE if found[0][end] is None else f"{found[0][end]:.4f}" for end in ("low", "high"))
+        said.append(f"G={groups}: {seeds}, {low} to {high} over passages")
     return (
         "Spearman's correlation of the cosines of all pairs of held-out passages, over devices against the original: "
         "mean and interval over seeds, and that of the first seed over passages (bootstrap, each by itself): "

@@ -10,7 +10,7 @@ from benchmarks.accuracy import choice
 from benchmarks.accuracy.figures import RATES as LOSSES
 from benchmarks.accuracy.figures import RUN, UNHEARD
 from benchmarks.accuracy.grid import DEVICES, DROPOUT, GROUPS, RATES, RIVALS, TRAINED, recipe
-from benchmarks.accuracy.parts import key
+from benchmarks.accuracy.parts import WHOLE, key
 from benchmarks.accuracy.results import (
     HERE,
     HIGHER,
@@ -66,10 +66,12 @@ def section_of(results: Results, drawn: dict[str, Path]) -> str:
         "in fp32 is not fine-tuned: in int8 it differs by its rounding.",
         "Rates: each method is fine-tuned at the one of these with which "
         f"{choice.STEPS} steps of the first seed gave the least loss on inputs held back, also from the training of "
-        "the original that they began with (below, both are trained on them too). They are the last of what there is "
-        "to train on: of digits those of a few writers, of the corpus the last files by name; less like the held-out "
-        "inputs than a draw would be. Codes: at G = 1, for every G. The three in the middle were tried, and one beyond "
-        "where the least was at an end; were it at an end of all five, another might be better.",
+        "the original that they began with (below, both are trained on them too): by a draw, "
+        f"{100 * choice.HELD_BACK:g} % of what there is to train on, of the corpus of its files; losses are of at most "
+        f"{choice.INPUTS} of these, of one seed and without an interval: they choose, no more. The three in the middle "
+        "were tried, and one beyond where the least was at an end; were it at an end of all five, another might be "
+        "better. Codes: at G = 1, for every G and for every part of the method that is switched off. Where that rate "
+        "is small a training moves little, and parts that make no difference there may do at a larger one.",
         *(_rates(results, study) for study in STUDIES),
     ]
     for study in STUDIES:
@@ -77,9 +79,10 @@ def section_of(results: Results, drawn: dict[str, Path]) -> str:
         rows = []
         for point in sorted(points(study), key=lambda point: -point.bytes):
             rows.append([point.name, f"{point.bytes:.4g}", results.said(point.untuned), *_tuned(results, point)])
-        rows.append(["nothing sent", "0", results.said((study, "original", UNHEARD)), NONE, "", ""])
+        rows.append(["nothing sent", "0", results.said((study, "original", UNHEARD)), NONE, "", "", "", ""])
         head = (TITLES[study], "bytes", f"untrained, {METRICS[name]}", f"fine-tuned, {METRICS[name]}",
-                f"training gains, {UNITS[name]}", "")  # fmt: skip
+                f"training gains, {UNITS[name]}", "", f"fine-tuned, against ASTRA's G = 1, {UNITS[name]}",
+                "")  # fmt: skip
         texts += [
             table(head, rows),
             _front(results, study),
@@ -98,8 +101,9 @@ def _front(results: Results, study: str) -> str:
     ahead = [name for size, worth, name in sorted(placed)
              if not any(other[0] <= size and other[1] > worth for other in placed)]  # fmt: skip
     return (
-        "By their means, the better of untrained and fine-tuned, nothing is both as small and better than: "
-        f"{'; '.join(ahead)}. Intervals of neighbours overlap."
+        "By their means, the better of untrained and fine-tuned on these same inputs, nothing is both as small and "
+        f"better than: {'; '.join(ahead)}. Whether one is better than another beyond chance is for differences in "
+        "pairs to say, as in the last columns."
     )
 
 
@@ -117,9 +121,13 @@ def _rates(results: Results, study: str) -> list[str]:
 
 def _tuned(results: Results, point: Point) -> list[str]:
     if point.tuned is None:
-        return [NONE, "", ""]
-    gain = results.gain(point.tuned, point.untuned)
-    return [results.said(point.tuned), gained(gain), verdict(gain)]
+        return [NONE, "", "", "", ""]
+    gain, codes = results.gain(point.tuned, point.untuned), key(point.tuned[0], WHOLE)
+    against = ["", ""]
+    if point.tuned != codes:
+        apart = results.gain(point.tuned, codes)
+        against = [gained(apart), verdict(apart)]
+    return [results.said(point.tuned), gained(gain), verdict(gain), *against]
 
 
 def losses(results: Results) -> str:
@@ -162,4 +170,6 @@ def _earned(gains: Sequence[tuple[str, float, str]]) -> str:
             f"{TITLES[study]}: training with loss is better in {under.count('better')} and worse in "
             f"{under.count('worse')} of {len(under)} cases of loss; without loss: {without}"
         )
-    return "Does it earn its place? " + ". ".join(said) + "."
+    earned = any(found == "better" for _, rate, found in gains if rate)
+    answer = "Here it does, where it is better." if earned else "Here it does not: it is nowhere seen to be better."
+    return f"Does it earn its place? {'. '.join(said)}. {answer} One share of losses was tried."

@@ -144,14 +144,14 @@ def _class_tokens(subject: Subject, raw: Tensor, held: mixed.Holding) -> Tensor:
 
 
 @torch.inference_mode()
-def ranks(subject: Subject) -> dict[str, float]:
+def ranks(subject: Subject) -> dict[str, float | None]:
     """Of embeddings over devices: Spearman's correlation with the aim of the cosines of all pairs of inputs, and its
-    interval over inputs: {"value", "low", "high"}."""
+    interval over inputs, None of few: {"value", "low", "high"}."""
     cut = even_spans(subject.tokens, DEVICES)
     pieces = [
         measure.outputs(subject.model, raw, subject.held(cut, len(raw)), subject.streams, subject.quantize)
         for raw in torch.split(subject.inputs, _BATCH)
     ]
     ours = torch.cat(pieces)
-    low, high = similarity.interval(subject.aim, ours)
+    low, high = similarity.interval(subject.aim, ours) or (None, None)
     return {"value": similarity.rank_correlation(subject.aim, ours), "low": low, "high": high}

@@ -73,7 +73,7 @@ class Bench:
         """Which rates suit codes and rivals, by an original of the first seed that has seen less (see choice.py)."""
         found = recipe(study, 0, self.steps)
         found = replace(found, astra=replace(found.astra, groups=1))
-        depends = [self._folder(study, 0).name, plain(found), grid.RATES, choice.STEPS, choice.HELD_BACK]
+        depends = [self._folder(study, 0).name, plain(found), grid.RATES, choice.STEPS, choice.HELD_BACK, choice.INPUTS]
         folder = store.place(self.work, f"{study} rates", [*depends, [repr(RIVALS[one]) for one in grid.TRAINED]])
         result = store.measured(folder, [])
         if not result.exists():
