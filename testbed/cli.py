@@ -45,9 +45,10 @@ def run(
     Exit 0 good, 1 a method failed, 2 bad input, 3 not the declared network, 4 degraded, 130 interrupted.
     """
     with _one_line_each():
+        file = _readable(file)
         from testbed import experiment
 
-        code: int = experiment.execute(_readable(file), out, _known(shaper))
+        code: int = experiment.execute(file, out, _known(shaper))
     raise typer.Exit(code)
 
 
@@ -64,10 +65,11 @@ def sweep(
     Exit 0 good, 1 a cell failed, 2 bad input, 3 some network was not the declared one, 4 degraded, 130 interrupted.
     """
     with _one_line_each():
+        file = _readable(file)
         from testbed.predict.left import estimate
         from testbed.sweep import drive
 
-        code: int = drive.execute(_readable(file), out, retry, estimate(_readable(file)))
+        code: int = drive.execute(file, out, retry, estimate(file))
     raise typer.Exit(code)
 
 
@@ -88,12 +90,13 @@ def probe(file: TopologyFile, shaper: Shaper = None) -> None:
 
 
 def _probed(file: Path, shaper: str | None) -> int:
+    file = _readable(file)
     from testbed import check, doctor
     from testbed import probe as module
     from testbed.topology import TopologyError
 
     shaper = _known(shaper)
-    refusals = doctor.problems(check.makeable(_readable(file)), file, shaper)
+    refusals = doctor.problems(check.makeable(file), file, shaper)
     if refusals:
         raise TopologyError(refusals)
     code: int = module.main(file, shaper, typer.echo)
@@ -112,11 +115,12 @@ def check(
 ) -> None:
     """Validate FILE and draw what it implies, without root."""
     with _one_line_each():
+        file = _readable(file)
         from testbed import check as module
 
         if draw is not None and draw != AS_TEXT:
-            module.draw_to(_readable(file), draw)
-        typer.echo(module.check(_readable(file)))
+            module.draw_to(file, draw)
+        typer.echo(module.check(file))
 
 
 @app.command()

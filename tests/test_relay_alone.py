@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import signal
 import socket
 import subprocess
@@ -16,7 +17,8 @@ from testbed.hosts import HostError, taps
 from testbed.relay import client
 from testbed.relay.client import Relay
 from testbed.relay.line import Line
-from testbed.relay.loop import Loop, Way
+from testbed.relay.loop import EARLY_S, Loop, Way
+from testbed.relay.punctual import Sleeps
 from testbed.topology import Host, Lane, Topology
 from tests.networks import RUN
 
@@ -118,3 +120,44 @@ def test_a_frame_that_the_relay_came_late_to_is_seen() -> None:
     assert loop.waits.seen.frames == 1
     assert loop.waits.seen.quantile_s(0.99) >= 0.02
     assert loop.lateness.quantile_s(0.99) < 0.02  # by its own clock the frame was in time
+
+
+@pytest.mark.parametrize("late_s", [0.0, 1.0])
+def test_no_frame_is_handed_on_too_early_and_the_clock_is_watched_for_a_tenth_of_a_wait(late_s: float) -> None:
+    near, source = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+    out, sink = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+    with near, source, out, sink:
+        near.setblocking(False)
+        way = Way("a -> b", Line(Lane(1e9, 5e-3), 0), out.fileno())
+        loop = Loop({near.fileno(): way})
+        loop.sleeps.late_s = late_s
+
+        def stop() -> None:
+            sink.recv(100)
+            loop.running = way.frames < 200
+            if loop.running:
+                source.send(bytes(64))
+
+        loop.watch(sink.fileno(), stop)
+        source.send(bytes(64))
+        began_s, busy_s = time.monotonic(), time.thread_time()
+        loop.carry()
+        took_s, busy_s = time.monotonic() - began_s, time.thread_time() - busy_s
+    assert loop.lateness.frames == way.frames == 200
+    assert took_s >= 200 * (5e-3 - EARLY_S)
+    # A tenth of each wait is watched at most, whatever it believes of its sleeps; the rest of the time it sleeps.
+    assert busy_s <= 0.2 * took_s
+    assert loop.sleeps.late_s <= 1e-3  # and it learns from those it has
+
+
+def test_how_late_sleeps_end_is_what_nine_of_ten_do_not_exceed() -> None:
+    sleeps, draw = Sleeps(), random.Random(0)
+    assert sleeps.ahead_s(1.0) == 0.0
+    late = [draw.uniform(0.0, 100e-6) for _ in range(20_000)]
+    for late_s in late:
+        sleeps.ended(late_s)
+    assert sleeps.ahead_s(1.0) == pytest.approx(90e-6, abs=15e-6)
+    assert sleeps.ahead_s(100e-6) == pytest.approx(10e-6)
+    for _ in range(1000):
+        sleeps.ended(5e-6)
+    assert sleeps.ahead_s(1.0) == 0.0  # sleeps end in time now

@@ -12,6 +12,7 @@ from heapq import heappop, heappush
 from math import inf
 
 from testbed.relay.line import Line
+from testbed.relay.punctual import Sleeps
 from testbed.relay.tap import MOST_BYTES
 from testbed.topology import Lane
 
@@ -119,6 +120,7 @@ class Loop:
     def __init__(self, ways: dict[int, Way]) -> None:
         """ways: the file that frames come from -> where they go."""
         self.ways, self.running, self.lateness, self.waits = ways, True, Lateness(), Waits()
+        self.sleeps = Sleeps()
         self.handlers: dict[int, Callable[[], None]] = {}
         self.chores: deque[Iterator[None]] = deque()  # one step of the first is done after each round of frames
         self._epoll = select.epoll()
@@ -140,18 +142,23 @@ class Loop:
     def carry(self) -> None:
         """Run until `running` is false."""
         clock, agenda, poll, sleep = time.monotonic, self._agenda, self._epoll.poll, select.select
-        watched, nothing, waits = [self._epoll.fileno()], list[int](), self.waits
+        watched, nothing, waits, sleeps = [self._epoll.fileno()], list[int](), self.waits, self.sleeps
+        watch_until_s = 0.0  # awake on purpose: a frame is due then
         while self.running:
             now_s = clock()
             wait_s = agenda[0][0] - EARLY_S - now_s if agenda else _IDLE_S
             if self.chores:
                 if next(self.chores[0], self) is self:
                     self.chores.popleft()
-            elif wait_s > 0:
+            elif wait_s > 0 and now_s >= watch_until_s:
+                sleep_s = wait_s - sleeps.ahead_s(wait_s) if agenda else wait_s
                 # epoll alone would round to milliseconds.
-                woken = sleep(watched, nothing, nothing, wait_s)[0]
-                waits.woke(clock() - now_s)
+                woken = sleep(watched, nothing, nothing, sleep_s)[0]
+                slept_s = clock() - now_s
+                waits.woke(slept_s)
                 if not woken:
+                    sleeps.ended(slept_s - sleep_s)
+                    watch_until_s = now_s + wait_s
                     waits.look(0)
                     self._hand_on()
                     continue
