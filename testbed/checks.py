@@ -12,7 +12,8 @@ from testbed.store import RunData
 from testbed.summary import good_requests, latencies, world_of
 from testbed.tables import duration
 from testbed.truth import EXACT_WITHIN, leaks
-from testbed.units import show_duration
+from testbed.units import show_duration, show_fraction
+from testbed.withheld import MUCH
 
 WIDE_INTERVAL = 0.10
 FEW_REQUESTS = 6
@@ -78,6 +79,12 @@ def _not_reached(_summary: Mapping[str, Any], run: RunData) -> Iterator[dict[str
 def _relay_warned(_summary: Mapping[str, Any], run: RunData) -> Iterator[dict[str, Any]]:
     if warnings := run.manifest.get("shaper_warnings"):
         yield {"warnings": "; ".join(warnings)}
+
+
+def _withheld(_summary: Mapping[str, Any], run: RunData) -> Iterator[dict[str, Any]]:
+    much = [(row["label"], share) for row in run.watch if (share := row.get("withheld", 0.0)) >= MUCH]
+    if much:
+        yield {"shares": ", ".join(f"{label} {show_fraction(round(share, 3))}" for label, share in much)}
 
 
 def _forwarding(_summary: Mapping[str, Any], run: RunData) -> Iterator[dict[str, Any]]:
@@ -259,6 +266,7 @@ CHECKS: dict[str, Check] = {
     "memory": _memory,
     "not-reached": _not_reached,
     "relay-warned": _relay_warned,
+    "withheld": _withheld,
     "forwarding": _forwarding,
     "shared-cores": _shared_cores,
     "cpu-share": _cpu_share,

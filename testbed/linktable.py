@@ -23,8 +23,10 @@ def render_links(links: Sequence[Row], console: Console) -> None:
     last = latest(links)
     table = links_table([row for row in links if not is_fan(row) and (not _after(row) or (_bad(row) and row in last))])
     print_table(table, console, [str(column.header) for column in table.columns[3:-1]])
-    twice = [_name(row) for row in last if row.get("attempt", 1) > 1]
-    lines = [fan_line(last), f"measured twice, the second counts: {', '.join(twice)}" if twice else None]
+    again = [_name(row) for row in last if row.get("attempt", 1) > 1]
+    twice = max((row.get("attempt", 1) for row in last), default=1) == 2
+    how = "twice, the second counts" if twice else "up to five times, the last counts"
+    lines = [fan_line(last), f"measured {how}: {', '.join(again)}" if again else None]
     for line in (*lines, after_line(last)):
         if line:
             console.print(Text(line, "dim"))
@@ -92,7 +94,7 @@ def wrong_links(links: Sequence[Row]) -> list[str]:
 
 
 def latest(links: Iterable[Row]) -> list[Row]:
-    """The last row of every measurement: what was wrong is measured once more, and that decides."""
+    """The last row of every measurement: what was wrong is measured again, and that decides."""
     return list({(row.get("when"), row["from"], row["to"], *row.get("links", ())): row for row in links}.values())
 
 

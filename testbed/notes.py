@@ -30,6 +30,11 @@ TEXTS: dict[str, tuple[str, str, str]] = {
         "this machine does not let it",
         "run as root and outside of containers that forbid it; what it was late is in watch.json",
     ),
+    "withheld": (
+        "the hypervisor withheld processors that had work: {shares} of their time",
+        "this machine is a guest of one that is busy with others",
+        "times are too long by what it withheld: run again when it is quieter",
+    ),
     "forwarding": (
         "frames of other hosts go through {hosts}",
         "those have no other way, and hosts forward",

@@ -3,7 +3,7 @@
 One row of watch.json per method: {"label", "seconds", "lateness": {"frames", "median_s", "p99_s", "most_s", "cpu_s",
 "waited_s"} or
 None where the kernel keeps time, "directions": {"h1 -> s1": {"frames", "bytes", "queue_drops", "lost", "overruns",
-"declared_loss"}}, "throttled_s": {"h1": seconds}, "verdict", "why"}.
+"declared_loss"}}, "throttled_s": {"h1": seconds}, "withheld": of the processors' time, "verdict", "why"}.
 
 The network was degraded if the emulation itself lost a frame, handed on one in a hundred later than `allowed_late_s`,
 or lost another part of a direction's frames than declared, see `allowed_loss`. A full queue, declared loss and a CPU
@@ -22,6 +22,7 @@ from typing import Any
 from testbed.hosts import Counters, HostError, Lateness, Network
 from testbed.topology import Event, Lane, Loss, Topology
 from testbed.units import show_duration, show_fraction
+from testbed.withheld import Withheld
 
 LATE_S, LATE_SHARE = 0.3e-3, 0.05  # as the probe allows an RTT to be off
 LEAST_FRAMES = 1000  # of fewer, loss tells nothing
@@ -48,11 +49,11 @@ def watched(network: Network, topology: Topology, label: str, rows: MutableSeque
         rows.append(row | {"verdict": "wrong", "why": _broken(error)})
         yield
         return
-    began = time.monotonic()
+    began, withheld = time.monotonic(), Withheld()
     try:
         yield
     finally:
-        row["seconds"] = time.monotonic() - began
+        row |= {"seconds": time.monotonic() - began, "withheld": withheld.share()}
         try:
             row |= _grown(before, _read(network), losses(topology))
         except HostError as error:

@@ -1,5 +1,7 @@
 """A network that is not the declared one is found out, with the link and the numbers; the declared one passes."""
 
+import io
+import itertools
 import json
 import math
 import os
@@ -9,6 +11,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
@@ -16,11 +19,13 @@ from pathlib import Path as FilePath
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from runtime import datagrams
 from runtime.datagrams import Arrival
-from testbed import counting, crossings, judge, probe, shape, trials
+from testbed import counting, crossings, judge, probe, shape, trials, withheld
 from testbed.hosts import HOSTS, Network
+from testbed.linktable import render_links
 from testbed.paths import path
 from testbed.topology import Host, Lane, Link, Loss, RunSpec, Switch, Topology, dump
 from testbed.units import parse_duration, parse_rate
@@ -509,6 +514,42 @@ def test_a_network_whose_messages_ride_free_is_found_by_messages(
     assert all((_of_declared("4000 B takes", row["why"]) or 1.0) < 0.5 for row in rows), rows
 
 
+@pytest.mark.root
+@needs_root
+@pytest.mark.parametrize("ticks", [0, 100])
+def test_what_is_out_while_a_hypervisor_withholds_processors_is_measured_again_and_says_so(
+    pair: tuple[Network, Topology], ticks: int, tmp_path: FilePath, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A kernel that counts `ticks` more every 10 ms, in place of this one's."""
+    stat, over = tmp_path / "stat", threading.Event()
+
+    def count() -> None:
+        for number in itertools.count():
+            (tmp_path / "next").write_text(f"cpu  1 2 3 4 5 6 7 {number * ticks} 0 0\ncpu0 ...\n")
+            os.replace(tmp_path / "next", stat)
+            if over.wait(0.01):
+                return
+
+    counter = threading.Thread(target=count)
+    counter.start()
+    try:
+        while not stat.exists():
+            pass
+        monkeypatch.setattr(withheld, "STAT", stat)
+        with _reshaped(pair[0], "h1", "s1", HALF):
+            rows = probe.probe(*pair)
+    finally:
+        over.set()
+        counter.join()
+    wrong = [row for row in rows if row["verdict"] == "wrong"]
+    assert max(row["attempt"] for row in wrong) == (5 if ticks else 2)
+    assert all((row["withheld"] > 0.5) == bool(ticks) for row in rows)
+    assert all(("the hypervisor withheld" in row["why"]) == bool(ticks) for row in wrong)
+    told = io.StringIO()
+    render_links(rows, Console(file=told, width=200))
+    assert f"measured {'up to five times, the last' if ticks else 'twice, the second'} counts" in told.getvalue()
+
+
 LOSSY = Topology(
     "cable",
     "mininet",
@@ -555,7 +596,7 @@ def test_with_delay_two_trains_at_once_show_a_direction_alone() -> None:
 @pytest.mark.root
 @needs_root
 def test_jitter_that_is_not_there_is_found_and_a_rate_that_nothing_shows_is_named() -> None:
-    up, down = Lane(10e6, 10e-3, 6e-3), Lane(40e6, 10e-3, 6e-3)
+    up, down = Lane(10e6, 4e-3, 3e-3), Lane(40e6, 4e-3, 3e-3)
     topology = _topology(2, 1, [Link(f"h{i}", "s1", up, down) for i in (1, 2)])
     with HOSTS["mininet"](topology, secrets.token_hex(4), "relay") as network:
         rows = probe.probe(network, topology)
