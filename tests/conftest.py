@@ -1,0 +1,36 @@
+"""Tests that measure, on a machine that did not run: what failed meanwhile is run again, and that is said."""
+
+from __future__ import annotations
+
+import pytest
+from _pytest.runner import runtestprotocol
+
+from testbed.withheld import MUCH, Withheld
+
+ATTEMPTS = 3
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> bool | None:
+    """Of tests that must be alone. Where no hypervisor withheld processors the first failure counts."""
+    if item.get_closest_marker("alone") is None:
+        return None
+    item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
+    for attempt in range(1, ATTEMPTS + 1):
+        withheld = Withheld()
+        reports = runtestprotocol(item, log=False, nextitem=nextitem)
+        share = withheld.share()
+        if attempt == ATTEMPTS or share < MUCH or not any(report.failed for report in reports):
+            break
+        _say(item, f"{item.nodeid} failed while the hypervisor withheld {share:.0%} of the processors' time: once more")
+        item.session._setupstate.teardown_exact(None)  # what its module set up may be why
+    for report in reports:
+        item.ihook.pytest_runtest_logreport(report=report)
+    item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
+    return True
+
+
+def _say(item: pytest.Item, line: str) -> None:
+    reporter = item.config.pluginmanager.get_plugin("terminalreporter")
+    if reporter is not None:
+        reporter.write_line(line)
