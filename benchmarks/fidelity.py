@@ -103,7 +103,7 @@ def table(cells: list[Row]) -> str:
         misses += [f"- {name}: {complaint}" for complaint in judge.complaints(found["rows"])]
         for words in probe.not_judged(found["rows"]):
             reasons[words.partition(" (")[0]] = reasons.get(words.partition(" (")[0], 0) + 1
-    text += ["", "Out of the band after two measurements:", "", *(misses or ["- none"])]
+    text += ["", "Out of the band in the last measurement:", "", *(misses or ["- none"])]
     text += ["", "Not judged (cells):", "", *[f"- {words} ({count})" for words, count in reasons.items()]]
     return "\n".join(text if reasons else [*text[:-2], ""])
 

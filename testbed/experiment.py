@@ -19,7 +19,7 @@ from rich.console import Console
 from runtime import methods
 from runtime.errors import BadModel
 from runtime.model import fingerprint
-from testbed import check, clean, control, cost, doctor, inputs, material, probe, shape, store, yamlfile
+from testbed import check, clean, control, cost, doctor, inputs, judge, material, probe, shape, store, yamlfile
 from testbed.fleet import Fleet
 from testbed.hosts import HOSTS, HostError, Network
 from testbed.inputs import BadInputs
@@ -212,10 +212,8 @@ class Experiment:
         self.add(store.LINKS, rows)
         verdict = probe.verdict(rows)
         if verdict == "ok":
-            words = (
-                f"network probed {when} the run: {len(rows)} measurements as declared" if rows else "nothing is shaped"
-            )
-            self.progress.stage(words)
+            said = f"network probed {when} the run: {len(judge.last(rows))} measurements as declared"
+            self.progress.stage(said if rows else "nothing is shaped")
             return True
         words = f"the network is {'degraded' if verdict == 'degraded' else 'not the declared one'}"
         complaints = "; ".join(probe.complaints(rows))

@@ -25,7 +25,7 @@ def render_links(links: Sequence[Row], console: Console) -> None:
     print_table(table, console, [str(column.header) for column in table.columns[3:-1]])
     again = [_name(row) for row in last if row.get("attempt", 1) > 1]
     twice = max((row.get("attempt", 1) for row in last), default=1) == 2
-    how = "twice, the second counts" if twice else "up to five times, the last counts"
+    how = "twice, the second counts" if twice else "again, the last counts"
     lines = [fan_line(last), f"measured {how}: {', '.join(again)}" if again else None]
     for line in (*lines, after_line(last)):
         if line:
@@ -103,8 +103,10 @@ def _complaint(row: Row) -> str:
 
 
 def _name(row: Row) -> str:
-    """ "h1 > h2", "h1 > h2 again" for a second measurement, "h1 > h2 after" for one after the run."""
-    return f"{row['from']} > {row['to']}" + " again" * bool(row.get("attempt", 1) > 1) + " after" * _after(row)
+    """ "h1 > h2", "h1 > h2 again" of a second measurement, "h1 > h2 (3)" of a third, "h1 > h2 after": after the run."""
+    attempt = row.get("attempt", 1)
+    which = " again" if attempt == 2 else f" ({attempt})" if attempt > 2 else ""
+    return f"{row['from']} > {row['to']}{which}" + " after" * _after(row)
 
 
 def _after(row: Row) -> bool:

@@ -31,7 +31,7 @@ TEXTS: dict[str, tuple[str, str, str]] = {
         "run as root and outside of containers that forbid it; what it was late is in watch.json",
     ),
     "withheld": (
-        "the hypervisor withheld processors that had work: {shares} of their time",
+        "the hypervisor withheld a processor that had work, for so much of the time: {shares}",
         "this machine is a guest of one that is busy with others",
         "times are too long by what it withheld: run again when it is quieter",
     ),

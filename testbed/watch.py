@@ -3,7 +3,7 @@
 One row of watch.json per method: {"label", "seconds", "lateness": {"frames", "median_s", "p99_s", "most_s", "cpu_s",
 "waited_s"} or
 None where the kernel keeps time, "directions": {"h1 -> s1": {"frames", "bytes", "queue_drops", "lost", "overruns",
-"declared_loss"}}, "throttled_s": {"h1": seconds}, "withheld": of the processors' time, "verdict", "why"}.
+"declared_loss"}}, "throttled_s": {"h1": seconds}, "withheld": of a processor's time, "verdict", "why"}.
 
 The network was degraded if the emulation itself lost a frame, handed on one in a hundred later than `allowed_late_s`,
 or lost another part of a direction's frames than declared, see `allowed_loss`. A full queue, declared loss and a CPU
@@ -42,7 +42,7 @@ def watched(network: Network, topology: Topology, label: str, rows: MutableSeque
     if network.shaping is None:
         yield
         return
-    row: Row = {"label": label, "seconds": 0.0, "lateness": None, "directions": {}, "throttled_s": {}}
+    row: Row = {"label": label, "seconds": 0.0, "lateness": None, "directions": {}, "throttled_s": {}, "withheld": 0.0}
     try:
         before = _read(network)
     except HostError as error:

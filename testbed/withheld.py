@@ -10,26 +10,31 @@ import time
 from pathlib import Path
 
 STAT = Path("/proc/stat")
-MUCH = 0.01  # of the processors' time: a transfer may be late by 5 %
+MUCH = 0.01  # of a processor's time: a transfer may be late by 5 %
+_LEAST_TICKS = 5  # counted in steps of 10 ms, mostly: fewer may be chance
 _STEAL = 8  # column
 
 
-def total_s() -> float:
-    """Of all processors, since the machine started; 0 where the kernel does not count it."""
+def ticks() -> dict[str, int]:
+    """Processor -> ticks withheld since the machine started; none where the kernel does not count them."""
     try:
-        words = STAT.read_text().split("\n", 1)[0].split()
+        lines = [line.split() for line in STAT.read_text().splitlines()]
     except OSError:
-        return 0.0
-    return int(words[_STEAL]) / os.sysconf("SC_CLK_TCK") if len(words) > _STEAL else 0.0
+        return {}
+    return {words[0]: int(words[_STEAL]) for words in lines
+            if len(words) > _STEAL and words[0].startswith("cpu") and words[0] != "cpu"}  # fmt: skip
 
 
 class Withheld:
     """Counts from when it is made."""
 
     def __init__(self) -> None:
-        self._began_s, self._before_s = time.monotonic(), total_s()
+        self._began_s, self._before = time.monotonic(), ticks()
 
     def share(self) -> float:
-        """Of the processors' time since then, 0 to 1."""
-        took_s = (time.monotonic() - self._began_s) * (os.cpu_count() or 1)
-        return max(0.0, total_s() - self._before_s) / took_s if took_s > 0 else 0.0
+        """Of the time since then, of the processor that it was withheld from most; 0 to 1."""
+        most = max((now - self._before.get(name, now) for name, now in ticks().items()), default=0)
+        took_s = time.monotonic() - self._began_s
+        if most < _LEAST_TICKS or took_s <= 0:
+            return 0.0
+        return min(1.0, most / os.sysconf("SC_CLK_TCK") / took_s)

@@ -22,6 +22,7 @@ needs_root = pytest.mark.skipif(
 )
 root = [pytest.mark.root, needs_root]
 alone = [*root, pytest.mark.alone]
+measured = [*alone, pytest.mark.measures]
 
 needs_relay = pytest.mark.skipif(
     abilities.works("tap") is not True, reason="no TAP devices here (or no root): the relay cannot run"

@@ -147,6 +147,7 @@ def _told_before_and_after(out: Path, found: dict[str, Any]) -> None:
         assert any(0 < m["loss"] < 0.06 for m in good if "loss" in m)
     assert found["network"]["verdict"] in ("ok", "degraded"), found["network"]
     for row in runs.read(out, "watch.json"):
+        assert 0.0 <= row["withheld"] <= 1.0
         assert row["verdict"] in ("ok", "degraded")
         declared = {name: seen["declared_loss"] for name, seen in row["directions"].items()}
         assert declared["h2 -> s1"] is declared["s1 -> h2"] is None and declared["h1 -> s1"] == 0.01

@@ -23,7 +23,7 @@ from testbed.relay.line import OVERHEAD_BYTES
 from testbed.topology import Lane, Link, Loss
 from tests.runs import ROOT
 
-pytestmark = pytest.mark.alone
+pytestmark = [pytest.mark.alone, pytest.mark.measures]
 
 NEEDS = "needs root, /dev/net/tun, ip, unshare, nsenter and ping: TAP devices are joined to two namespaces"
 root = pytest.mark.skipif(

@@ -13,7 +13,7 @@ from testbed import experiment
 from testbed import topology as topologies
 from tests import networks, runs
 
-BACKENDS = [pytest.param(runs.LOCAL, id="local"), pytest.param(runs.STAR, id="mininet", marks=networks.alone)]
+BACKENDS = [pytest.param(runs.LOCAL, id="local"), pytest.param(runs.STAR, id="mininet", marks=networks.measured)]
 SUMMARY_KEYS = {
     "method", "label", "options", "status", "requests", "latency_s", "compute_s", "code_s", "exchange_wait_s",
     "scatter_s", "gather_s", "payload_bytes", "wire_bytes", "messages", "speedup_over_single", "fidelity",

@@ -290,6 +290,17 @@ def test_what_the_relay_could_not_do_is_a_note(tmp_path: Path) -> None:
     assert codes(load(tmp_path / "out"))["relay-warned"].seen.endswith("Operation not permitted")
 
 
+def test_what_a_hypervisor_withheld_is_a_note_with_the_worst_share_of_each_method(tmp_path: Path) -> None:
+    single_and_sequence(tmp_path / "out")
+    shares = [("single", 0.0234), ("single", 0.08), ("sequence", 0.009), ("tensor", None)]
+    watched = [{"label": label, "verdict": "ok", "why": "", **({} if share is None else {"withheld": share})}
+               for label, share in shares]  # fmt: skip
+    (tmp_path / "out" / "watch.json").write_text(json.dumps(watched))
+    assert codes(load(tmp_path / "out"))["withheld"].seen.endswith("for so much of the time: single 8 %")
+    (tmp_path / "out" / "watch.json").write_text(json.dumps(watched[2:]))
+    assert "withheld" not in codes(load(tmp_path / "out"))
+
+
 def test_hosts_that_forward_are_named(tmp_path: Path) -> None:
     single_and_sequence(tmp_path / "out")
     row = {"from": "h1", "to": "h3", "links": ["h1 -> h2", "h2 -> s1", "s1 -> h3"], "verdict": "ok"}

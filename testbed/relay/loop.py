@@ -151,14 +151,20 @@ class Loop:
                 if next(self.chores[0], self) is self:
                     self.chores.popleft()
             elif wait_s > 0 and now_s >= watch_until_s:
-                sleep_s = wait_s - sleeps.ahead_s(wait_s) if agenda else wait_s
+                ahead_s = sleeps.ahead_s(now_s) if agenda else 0.0
+                if wait_s <= ahead_s:
+                    sleeps.watched(wait_s)
+                    watch_until_s = now_s + wait_s
+                    continue
                 # epoll alone would round to milliseconds.
-                woken = sleep(watched, nothing, nothing, sleep_s)[0]
+                woken = sleep(watched, nothing, nothing, wait_s - ahead_s)[0]
                 slept_s = clock() - now_s
                 waits.woke(slept_s)
                 if not woken:
-                    sleeps.ended(slept_s - sleep_s)
-                    watch_until_s = now_s + wait_s
+                    if agenda:  # from a whole idle second one wakes up later
+                        sleeps.ended(slept_s + ahead_s - wait_s)
+                        sleeps.watched(ahead_s)
+                        watch_until_s = now_s + wait_s
                     waits.look(0)
                     self._hand_on()
                     continue
