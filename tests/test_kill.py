@@ -332,7 +332,21 @@ class Moment:
 @pytest.fixture(scope="module")
 def usual(file: Path, bystanders: Bystanders) -> list[float]:
     """Two runs at once, which do not disturb each other. When one of them said its lines and ended, in seconds."""
-    before, outs = machine(bystanders.started), [file.parent / name for name in ("one", "two")]
+    before = machine(bystanders.started)
+    for attempt in range(ATTEMPTS):
+        outs = [file.parent / f"{name}-{attempt}" for name in ("one", "two")]
+        times_s, codes = _timed(file, outs)
+        said = [line for out in outs for line in _lines(out)]
+        assert set(codes) <= GOOD | {WRONG_NETWORK}, said
+        assert not any("crashed" in line for line in said)  # neither took the other for dead
+        if set(codes) <= GOOD:
+            break
+    assert unlike(before, bystanders.started) == []
+    assert bystanders.unwell() == []
+    return times_s
+
+
+def _timed(file: Path, outs: list[Path]) -> tuple[list[float], list[int]]:
     times_s, began = [0.0], time.monotonic()
     with _running(file, *outs) as processes:
         while processes[0].poll() is None:
@@ -340,13 +354,7 @@ def usual(file: Path, bystanders: Bystanders) -> list[float]:
             times_s += [time.monotonic() - began] * news
             time.sleep(0.01)  # polling
         times_s.append(time.monotonic() - began)
-        codes = [process.wait(runs.LIMIT_S) for process in processes]
-    said = [line for out in outs for line in _lines(out)]
-    assert set(codes) <= GOOD, said
-    assert not any("crashed" in line for line in said)  # neither took the other for dead
-    assert unlike(before, bystanders.started) == []
-    assert bystanders.unwell() == []
-    return times_s
+        return times_s, [process.wait(runs.LIMIT_S) for process in processes]
 
 
 def _kill(process: subprocess.Popen[bytes], out: Path, moment: Moment) -> bool:
