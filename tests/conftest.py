@@ -15,8 +15,8 @@ HOPELESS = 0.03  # of a processor's time, in every attempt: no network here is a
 def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> bool | None:
     """Of tests that networks must be as declared for. Where no hypervisor withheld processors a failure counts at once.
 
-    Never of tests of what is left behind: a second attempt would find it there before. What fails in two attempts from
-    both of which very much was withheld is skipped, with that reason.
+    Never of tests that compare the machine before and after: a second attempt would find what the first one left.
+    What fails in two attempts from both of which very much was withheld is skipped, with that reason.
     """
     if item.get_closest_marker("measures") is None:
         return None

@@ -103,6 +103,7 @@ def test_a_ray_node_that_dies_costs_its_methods_and_not_the_run(tmp_path: Path) 
 @pytest.mark.root
 @networks.needs_root
 @pytest.mark.alone
+@pytest.mark.measures
 def test_links_that_change_and_a_device_that_the_file_kills(tmp_path: Path) -> None:
     """Delay, loss, a trace, an outage and a kill in one run: measured before and after, told as they were applied.
 
@@ -160,6 +161,7 @@ def _told_before_and_after(out: Path, found: dict[str, Any]) -> None:
 @pytest.mark.root
 @networks.needs_root
 @pytest.mark.alone
+@pytest.mark.measures
 def test_a_host_over_its_memory_is_said_so_and_a_link_that_is_wrong_afterwards_makes_all_not_valid(
     tmp_path: Path,
 ) -> None:
@@ -223,6 +225,7 @@ def test_an_interrupted_run_keeps_its_records_and_leaves_nothing(
 @pytest.mark.root
 @networks.needs_root
 @pytest.mark.alone
+@pytest.mark.measures
 def test_a_run_that_is_told_to_end_once_ray_is_down_leaves_nothing(tmp_path: Path) -> None:
     """Between the last method and the end, when links are measured again: Ray has had the signal, and let it go."""
     out = tmp_path / "out"
