@@ -32,8 +32,8 @@ def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> 
         if attempt == ATTEMPTS or share < MUCH or not any(report.failed for report in reports):
             break
         _say(item, f"{item.nodeid} failed while the hypervisor withheld {share:.0%} of a processor's time: once more")
-        for report in reports:
-            _say(item, str(getattr(report.longrepr, "reprcrash", report.longrepr)) if report.failed else "")
+        for report in filter(lambda report: report.failed, reports):
+            _say(item, str(getattr(report.longrepr, "reprcrash", report.longrepr)))
         try:
             item.session._setupstate.teardown_exact(None)  # what its module set up may be why
         except Exception as error:
@@ -58,5 +58,5 @@ def _skip(item: pytest.Item, reports: list[pytest.TestReport], shares: list[floa
 
 def _say(item: pytest.Item, line: str) -> None:
     reporter = item.config.pluginmanager.get_plugin("terminalreporter")
-    if reporter is not None and line:
+    if reporter is not None:
         reporter.write_line(line)
