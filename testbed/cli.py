@@ -26,7 +26,10 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-TopologyFile = Annotated[Path, typer.Argument(metavar="FILE", help="A topology file, e.g. topologies/local2.yaml.")]
+TOPOLOGY = "a topology file, e.g. topologies/local2.yaml"
+RECIPE = "a recipe, e.g. topologies/recipes/digits_vit.yaml"
+PROFILE = "a profile, e.g. topologies/profiles/paper_encoder.yaml"
+TopologyFile = Annotated[Path, typer.Argument(metavar="FILE", help=f"{TOPOLOGY.capitalize()}.")]
 Shaper = Annotated[
     str | None, typer.Option(metavar="NAME", help="netem, tbf or relay [default: the best that this kernel has].")
 ]
@@ -172,13 +175,14 @@ def profile(
 ) -> None:
     """Time every stage of FILE's methods on this machine, one device at a time, for runs that replay it elsewhere."""
     with _one_line_each():
+        if device not in ("cpu", "cuda"):
+            _refuse([f"--device {device}: there are cpu and cuda"])
+        file = _readable(file)
         from testbed import check as module
         from testbed import profile as profiling
 
-        if device not in ("cpu", "cuda"):
-            _refuse([f"--device {device}: there are cpu and cuda"])
         how = profiling.How(device, threads, repeats)
-        profiling.main(module.load(_readable(file)), out, how, typer.echo)
+        profiling.main(module.load(file), out, how, typer.echo)
 
 
 @app.command()
@@ -213,22 +217,25 @@ def predict(
 ) -> None:
     """Say what each method of FILE would take, without running it; or what those of RUN took beside its prediction."""
     with _one_line_each():
-        from testbed.predict import beside, command
-
         if all(file.is_dir() for file in files):
             if profile or model or shaper:
                 _refuse(["--profile, --model and --shaper are for a topology file: a run folder says what it used"])
+            from testbed.predict import beside
+
             beside.main(files, not json, typer.echo)
             return
         if len(files) > 1:
             _refuse(["give one topology file, or run folders and sweep folders only"])
+        file, profile = _readable(files[0]), profile and _readable(profile, PROFILE)
+        from testbed.predict import command
+
         how = command.How(model=model, shaper=_known(shaper))
-        command.main(_readable(files[0]), profile and _readable(profile), how, not json, typer.echo)
+        command.main(file, profile, how, not json, typer.echo)
 
 
 @app.command()
 def prepare(
-    file: Annotated[Path, typer.Argument(metavar="RECIPE", help="E.g. topologies/recipes/digits_vit.yaml.")],
+    file: Annotated[Path, typer.Argument(metavar="RECIPE", help=f"{RECIPE.capitalize()}.")],
     out: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Folder, new or of this recipe [default: prepared/<name>].")
     ] = None,
@@ -236,9 +243,10 @@ def prepare(
 ) -> None:
     """Train a model and the codebooks of its codes into a folder that topology files name; what is done is skipped."""
     with _one_line_each():
+        file = _readable(file, RECIPE)
         from testbed.prepare import command
 
-        code = command.execute(_readable(file), out, device)
+        code = command.execute(file, out, device)
     raise typer.Exit(code)
 
 
@@ -328,13 +336,13 @@ def _known(shaper: str | None) -> str | None:
     return shaper
 
 
-def _readable(file: Path) -> Path:
-    """`file` if it can be read; else one line and exit 2."""
+def _readable(file: Path, wanted: str = TOPOLOGY) -> Path:
+    """`file` if it can be read; else one line and exit 2. Asked before what takes seconds to import."""
     try:
         with file.open("rb"):
             return file
     except OSError as error:
-        _refuse([f"{file}: {error.strerror}; give a topology file, e.g. topologies/local2.yaml"])
+        _refuse([f"{file}: {error.strerror}; give {wanted}"])
 
 
 if __name__ == "__main__":

@@ -15,7 +15,8 @@ from testbed.manifest import manifest
 from testbed.store import RunFolder
 from tests import runs
 
-COMMANDS = ("run", "probe", "check", "doctor", "clean", "compare", "report", "trace", "profile", "sweep", "predict")
+WITH_FILE = ("run", "probe", "check", "sweep", "profile", "predict", "prepare")
+COMMANDS = (*WITH_FILE, "doctor", "clean", "compare", "report", "trace")
 HEAVY = {"torch", "ray", "transformers", "pandas", "numpy", "scipy", "sklearn", "mininet"}
 BROKEN = """\
 name: broken
@@ -70,13 +71,15 @@ def test_both_doors_of_a_command_lead_to_the_same(name: str, tmp_path: Path) -> 
     assert one.stdout == other.stdout and f"testbed {name}" in one.stdout
 
 
-@pytest.mark.parametrize("name", ["run", "probe", "check"])
+@pytest.mark.parametrize("name", WITH_FILE)
 @pytest.mark.parametrize("module", [False, True])
 def test_a_file_that_is_not_there_is_one_line(name: str, module: bool, tmp_path: Path) -> None:
     for wrong in ("nowhere.yaml", tmp_path):
         done = command(name, module, wrong, cwd=tmp_path)
         assert done.returncode == 2 and done.stdout == ""
         assert len(done.stderr.splitlines()) == 1 and str(wrong) in done.stderr
+        hint = "give a recipe" if name == "prepare" else "give a topology file"
+        assert ("not a run folder" if name == "predict" and wrong == tmp_path else hint) in done.stderr
 
 
 @pytest.mark.parametrize("name", ["run", "probe", "check"])
