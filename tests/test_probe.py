@@ -553,6 +553,32 @@ def test_what_is_out_while_a_hypervisor_withholds_processors_is_measured_again_a
     assert f"measured {'again, the last' if ticks else 'twice, the second'} counts: h1 > h2" in told.getvalue()
 
 
+@pytest.mark.parametrize(
+    ("found", "attempts"),
+    [
+        ([("ok", False, 0.2)], 2),
+        ([("wrong", True, 0.2), ("ok", False, 0.2)], 3),
+        ([("wrong", True, 0.2)], judge.MOST_ATTEMPTS),
+        ([("wrong", True, 0.0)], 2),
+        ([("wrong", False, 0.2)], 2),
+        ([("wrong", True, 0.01), ("wrong", True, 0.001)], 3),
+    ],
+    ids=["good", "good at last", "never good", "nothing withheld", "not slow", "nothing withheld any more"],
+)
+def test_a_measurement_is_repeated_until_it_is_good_or_has_no_excuse(
+    found: list[tuple[str, bool, float]], attempts: int
+) -> None:
+    """found: of each further attempt, the last of which stands for all after it; in time and too late for a third."""
+
+    def measured(how: probe._How) -> list[judge.Row]:
+        verdict, slow, share = found[min(how.attempt - 2, len(found) - 1)]
+        return [{"attempt": how.attempt, "verdict": verdict, "slow": slow, "withheld": share}]
+
+    for until_s, last in ((math.inf, attempts), (0.0, 2)):
+        how = probe._How(None, "tbf", "before", 2, True, until_s)  # type: ignore[arg-type]
+        assert [row["attempt"] for row in probe._repeated(measured, how)] == list(range(2, last + 1))
+
+
 LOSSY = Topology(
     "cable",
     "mininet",
