@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from testbed.linktable import latest, wrong_links
+from testbed.judge import last
+from testbed.linktable import wrong_links
 from testbed.store import RunData
 from testbed.tables import digits, duration, size
 
@@ -42,12 +43,12 @@ def method_verdict(run: RunData, label: str) -> str | None:
 def _probed(links: Sequence[Row]) -> Iterator[Finding]:
     before, after = ([row for row in links if (row.get("when") == "after") is late] for late in (False, True))
     for rows, words in ((before, "before the run: "), (after, "after the run: ")):
-        for row in latest(rows):
+        for row in last(rows):
             if row.get("verdict") != "ok":
                 yield str(row.get("verdict")), words + wrong_links([row])[0].replace(" after ", " ")
     if not before:
         yield "unverified", NEVER
-    elif not after and all(row.get("verdict") != "wrong" for row in latest(before)):
+    elif not after and all(row.get("verdict") != "wrong" for row in last(before)):
         yield "unverified", NOT_AGAIN
 
 

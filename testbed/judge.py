@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from testbed.counting import Spread
 from testbed.linetime import jitter_s, loss_variance, rtt_tolerance_s, tolerance_s
@@ -21,6 +21,7 @@ MOST_ATTEMPTS = 5  # of one measurement, where a hypervisor withholds processors
 _RATE_BAND = (0.95, 1.01)
 FAN_BYTES = 16000  # two at once fit into the least default queue: nothing is lost where links are as declared
 Row = dict[str, Any]
+R = TypeVar("R", bound=Mapping[str, Any])
 Band = list[float]  # least, most
 
 
@@ -167,9 +168,9 @@ def verdict_of(found: Sequence[Deviation], attempt: int) -> str:
     return "degraded" if attempt > 1 and all(one.slight for one in found) else "wrong"
 
 
-def last(rows: Iterable[Row]) -> list[Row]:
-    """The last row of every measurement."""
-    return list({(row.get("when"), row["from"], row["to"], *row["links"]): row for row in rows}.values())
+def last(rows: Iterable[R]) -> list[R]:
+    """The last row of every measurement: what was not as declared is measured again, and that decides."""
+    return list({(row.get("when"), row["from"], row["to"], *row.get("links", ())): row for row in rows}.values())
 
 
 def verdict(rows: Iterable[Row]) -> str:

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from testbed.judge import last
 from testbed.tables import NONE, digits, duration, open_table, print_table
 
 UNITS = {"_bit_s": (1e6, "Mbit/s"), "_bytes": (1e3, "kB"), "_s": (1e-3, "ms")}  # suffix of a name: unit of its column
@@ -20,17 +21,19 @@ Flat = dict[str, Any]
 
 def render_links(links: Sequence[Row], console: Console) -> None:
     """Print the table of links, what was found after the run, and a line for each that is not as declared."""
-    last = latest(links)
-    table = links_table([row for row in links if not is_fan(row) and (not _after(row) or (_bad(row) and row in last))])
+    decisive = last(links)
+    table = links_table(
+        [row for row in links if not is_fan(row) and (not _after(row) or (_bad(row) and row in decisive))]
+    )
     print_table(table, console, [str(column.header) for column in table.columns[3:-1]])
-    again = [_name(row) for row in last if row.get("attempt", 1) > 1]
-    twice = max((row.get("attempt", 1) for row in last), default=1) == 2
+    again = [_name(row) for row in decisive if row.get("attempt", 1) > 1]
+    twice = max((row.get("attempt", 1) for row in decisive), default=1) == 2
     how = "twice, the second counts" if twice else "again, the last counts"
-    lines = [fan_line(last), f"measured {how}: {', '.join(again)}" if again else None]
-    for line in (*lines, after_line(last)):
+    lines = [fan_line(decisive), f"measured {how}: {', '.join(again)}" if again else None]
+    for line in (*lines, after_line(decisive)):
         if line:
             console.print(Text(line, "dim"))
-    for row in filter(_bad, last):
+    for row in filter(_bad, decisive):
         console.print(Text(_complaint(row), _colour(row)))
 
 
@@ -65,18 +68,18 @@ def _alike(flat: Iterable[tuple[Row, Flat, Flat]]) -> list[tuple[Flat, list[tupl
     return groups
 
 
-def fan_line(last: Sequence[Row]) -> str | None:
+def fan_line(decisive: Sequence[Row]) -> str | None:
     """One line for the probes of two transfers at once, which show each direction of a link alone; None without any."""
-    good = [row for row in last if is_fan(row) and not _after(row) and not _bad(row)]
+    good = [row for row in decisive if is_fan(row) and not _after(row) and not _bad(row)]
     if not good:
         return None
     due, took = (_range(row[key]["two_at_once_s"] for row in good) for key in ("expected", "measured"))
     return f"two at once, {len(good)} directions: {took}, due {due}: ok"
 
 
-def after_line(last: Sequence[Row]) -> str | None:
+def after_line(decisive: Sequence[Row]) -> str | None:
     """How many measurements after the run were as before it; None when there were none."""
-    after = [row for row in last if _after(row)]
+    after = [row for row in decisive if _after(row)]
     good = sum(not _bad(row) for row in after)
     if not after:
         return None
@@ -90,12 +93,7 @@ def is_fan(row: Row) -> bool:
 
 def wrong_links(links: Sequence[Row]) -> list[str]:
     """A line for each path that is not as declared."""
-    return [_complaint(row) for row in latest(links) if _bad(row)]
-
-
-def latest(links: Iterable[Row]) -> list[Row]:
-    """The last row of every measurement: what was wrong is measured again, and that decides."""
-    return list({(row.get("when"), row["from"], row["to"], *row.get("links", ())): row for row in links}.values())
+    return [_complaint(row) for row in last(links) if _bad(row)]
 
 
 def _complaint(row: Row) -> str:

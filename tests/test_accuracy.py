@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from benchmarks.accuracy import choice, figures, grid, order, page, store, theorems, theory
@@ -23,9 +23,9 @@ from benchmarks.accuracy.results import Results, verdict
 from benchmarks.accuracy.work import Bench
 from runtime import mixed
 from runtime.methods.astra import AstraOptions
-from runtime.model import load, load_shape
+from runtime.model import WEIGHTS, load, load_shape
 from runtime.plan import even_spans
-from runtime.training import train
+from runtime.training import measure, train
 from runtime.training.fixed import Averaged, Largest, Rounded
 from runtime.training.train import Hooks, Settings
 from tests.devices import codebooks, planned, random_input, request, shaken
@@ -40,6 +40,11 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("accuracy")
     for name in ("vit-tiny", "gpt2-tiny"):
         shaken(name, folder / name, 3)
+    # What a token takes from others is little where weights are as they start.
+    loud = shaken("gpt2-tiny", folder / "loud", 3)
+    tensors = {name: 8 * one if one.dim() == 2 and name.startswith("layers.") else one
+               for name, one in load_file(loud / WEIGHTS).items()}  # fmt: skip
+    save_file(tensors, loud / WEIGHTS)
     return folder
 
 
@@ -216,18 +221,105 @@ def test_a_model_learns_to_work_with_a_rival(root: Path, tmp_path: Path, rival: 
         train.adapt(folder, rival, data(folder), settings, tmp_path / "out", hooks)
     assert losses[-1] < losses[0] * 0.7
     assert not load_shape(tmp_path / "out").untrained
+    losses.clear()
+    with torch.enable_grad():
+        train.adapt(folder, as_it_is, data(folder), replace(settings, steps=1), tmp_path / "exact", hooks)
+        train.adapt(folder, rival, data(folder), replace(settings, steps=1), tmp_path / "coded", hooks)
+    assert losses[0] != losses[1]  # of the same inputs and weights: the model was shown what the rival leaves
+
+
+# What is measured of a model, where it can be said beforehand
+
+
+def as_it_is(layer: Any, stream: str, x: Tensor) -> Tensor:
+    return x
+
+
+def sevens(layer: Any, stream: str, x: Tensor) -> Tensor:
+    return torch.full_like(x, 7.0)
+
+
+def unseen(layer: Any, stream: str, x: Tensor) -> Tensor:
+    raise AssertionError("coded where nobody needs it")
+
+
+def subject(root: Path, quantize: mixed.Quantize, rows: int = 12, name: str = "loud") -> Subject:
+    """A language model, whose figure of an input is nats: it shows any difference."""
+    made = data(root / name, 2 * rows)
+    model = load(root / name)
+    return Subject(
+        model, frozenset({"input"}), quantize, made.test, measure.targets(model, made.test, made.test_labels)
+    )
 
 
 def test_tokens_of_one_device_alone_are_never_coded(root: Path) -> None:
-    """One of four devices holds all there is but three tokens: with all on one, a rival changes nothing."""
-    folder = root / "vit-tiny"
-    made = data(folder)
+    whole = subject(root, unseen)
+    assert whole.cut(even_spans(TOKENS, 1)) == whole.alone()
 
-    def wrong(layer: Any, stream: str, x: Tensor) -> Tensor:
-        return torch.full_like(x, float("nan"))
 
-    subject = Subject(load(folder), frozenset({"input"}), wrong, made.test, torch.zeros(len(made.test)).long())
-    assert subject.cut(even_spans(TOKENS, 1)) == subject.alone()
+def test_codes_that_lose_nothing_make_no_difference_and_others_do(root: Path) -> None:
+    exact, wrong = subject(root, as_it_is), subject(root, sevens)
+    for found in (*figures.by_devices(exact).values(), *figures.uneven(exact).values()):
+        assert found == pytest.approx(exact.alone(), rel=1e-5)
+    assert all(found != pytest.approx(wrong.alone(), rel=1e-3) for found in figures.by_devices(wrong).values())
+
+
+def test_what_is_never_sent_makes_no_difference(root: Path) -> None:
+    """Neither is it as if others' tokens were there."""
+    exact, wrong = subject(root, as_it_is), subject(root, sevens)
+    assert figures.unheard(exact) == figures.unheard(wrong)
+    assert figures.unheard(exact) != pytest.approx(exact.alone(), rel=1e-3)
+
+
+def test_only_inputs_of_which_a_message_was_lost_differ(root: Path) -> None:
+    """With codes that lose nothing. Losses are those that were drawn: from a layer to each device of later tokens."""
+    exact = subject(root, as_it_is, rows=300)
+    whole, sent = exact.alone(), exact.model.shape.layers * 6
+    found = figures.lost(exact)
+    assert found.keys() == {f"lost {kind} {rate:g}" for kind in ("independent", "bursty") for rate in (0.01, 0.05, 0.1)}
+    for name, each in found.items():
+        rate = float(name.split()[-1])
+        untouched = sum(a == pytest.approx(b, rel=1e-5) for a, b in zip(each, whole, strict=True)) / len(whole)
+        due = (1 - rate) ** sent
+        if "independent" in name:
+            assert untouched == pytest.approx(due, abs=4 * (due * (1 - due) / len(whole)) ** 0.5)
+        else:  # the same share in fewer runs
+            assert due < untouched < 1
+
+
+def test_distances_are_between_what_is_sent_and_codes_of_other_inputs(root: Path) -> None:
+    """With codes that are off by 3 in every feature: their residuals are all -3, so that noise of λ takes λ of that
+    away. Without another half there is no other distance, and with one there is."""
+
+    def off(layer: Any, stream: str, x: Tensor) -> Tensor:
+        return x + 3.0
+
+    one, width = subject(root, off), load_shape(root / "gpt2-tiny").width
+    same = replace(one, inputs=torch.cat([one.inputs[:6], one.inputs[:6]]))
+    for alike, row in zip(theorems.distances(same, 0), theorems.distances(one, 0), strict=True):
+        for kind in theory.KINDS:
+            for noise in grid.NOISES:
+                due = 3 * (1 - noise) * width**0.5
+                assert alike[kind][f"{noise:g}"] == pytest.approx(due, rel=1e-3, abs=0.05)
+            assert alike[kind]["other X"] == pytest.approx(0, abs=0.05) and row[kind]["other X"] > 0.5
+
+
+def test_errors_of_class_tokens_are_those_of_their_means(root: Path) -> None:
+    """Devices that hear nothing of use, one copy of the class token each."""
+    one = subject(root, sevens, name="vit-tiny")
+
+    def tokens(devices: int) -> Tensor:
+        held = mixed.contiguous(even_spans(TOKENS, devices), len(one.inputs))
+        hidden = mixed.forward(one.model, one.inputs, held, one.streams, one.quantize)
+        return mixed.final_norm(one.model, hidden[:, :devices])
+
+    with torch.inference_mode():
+        found, true = theorems.pooling(one), tokens(1)
+        for devices, error in enumerate(found["devices"], 2):
+            off = tokens(devices).mean(1) - true[:, 0]
+            assert error == pytest.approx(off.square().sum(1).mean().item(), rel=1e-4)
+        assert found["copies"][0] == pytest.approx((tokens(8) - true).square().sum(2).mean().item(), rel=1e-4)
+    assert found["copies"][-1] == pytest.approx(found["devices"][-1], rel=1e-5)
 
 
 def test_inputs_held_back_are_a_draw_of_whole_files(root: Path) -> None:

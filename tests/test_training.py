@@ -16,7 +16,7 @@ from torch import Tensor
 from runtime import mixed
 from runtime.codecs.vq import GroupedVQ
 from runtime.methods.astra import AstraOptions, streams
-from runtime.model import WEIGHTS, load, load_shape
+from runtime.model import WEIGHTS, Model, load, load_shape
 from runtime.plan import Span, even_spans
 from runtime.training import measure
 from runtime.training.data import Data
@@ -235,6 +235,25 @@ def test_a_query_sees_what_its_device_has_or_has_heard(root: Path, family: str) 
         assert found[b, copies + q, copies + 7 + k] == (there and mine != theirs and bool(heard[b, mine, theirs]))
 
 
+@pytest.mark.parametrize("one", [True, False])
+def test_one_class_token_is_that_of_the_first_device_and_the_others_see_none(root: Path, one: bool) -> None:
+    """With codes that say nothing, what a token becomes depends on the class token where its device has one."""
+    model = load(root / "vit-tiny")
+    other = Model(model.shape, {**model.tensors, "embed.class.weight": -model.tensors["embed.class.weight"]},
+                  model.layers)  # fmt: skip
+    raw = random_input(model.shape, TOKENS).unsqueeze(0)
+    holding = replace(mixed.contiguous(even_spans(TOKENS, 4), 1), one_class_token=one)
+
+    def nothing(layer: Any, stream: str, x: Tensor) -> Tensor:
+        return torch.zeros_like(x)
+
+    hidden, changed = (mixed.forward(each, raw, holding, ("input",), nothing)[0] for each in (model, other))
+    copies = 1 if one else 4
+    assert len(hidden) == copies + TOKENS
+    same = [bool(torch.equal(a, b)) for a, b in zip(hidden[copies:], changed[copies:], strict=True)]
+    assert same == [one and token >= TOKENS // 4 for token in range(TOKENS)]
+
+
 # Whole trainings
 
 
@@ -310,15 +329,19 @@ def test_a_model_learns_what_it_is_shown(root: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "switch",
-    [{"noise": 0.0}, {"class_tokens": "one"}, {"commitment": 0.1}, {"ema": 0.5}, {"assignment": "even"},
-     {"message_dropout": 0.5}, {"seed": 1}],
+    ("switch", "steps"),
+    [({"noise": 0.0}, 2), ({"class_tokens": "one"}, 1), ({"commitment": 0.1}, 1), ({"ema": 0.5}, 2),
+     ({"assignment": "even"}, 1), ({"message_dropout": 0.5}, 1), ({"seed": 1}, 1)],
     ids=str,
 )  # fmt: skip
-def test_every_part_can_be_switched(root: Path, tmp_path: Path, switch: dict[str, Any]) -> None:
+def test_every_part_can_be_switched(root: Path, tmp_path: Path, switch: dict[str, Any], steps: int) -> None:
+    """One step of the same inputs makes other weights; what the first leaves behind (residuals, codebooks) takes two.
+
+    Who holds what and what is lost are drawn behind the first step's inputs: those of a second would be others anyway.
+    """
     folder, options = root / "vit-tiny", {"groups": 2, "codewords": 16}
     books = load_file(codebooks(folder, options, TOKENS, tmp_path / "books"))
-    settings = replace(SHORT, steps=2)
+    settings = replace(SHORT, steps=steps)
     for name, chosen in (("plain", settings), ("other", replace(settings, **switch))):
         finetune(folder, books, data(folder), AstraOptions(**options), chosen, tmp_path / name)
     plain, other = (load_file(tmp_path / name / WEIGHTS) for name in ("plain", "other"))

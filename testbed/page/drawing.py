@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from testbed import diagram, evidence, linktable, report
+from testbed import diagram, evidence, judge, linktable, report
 from testbed.page.data import Run, Study
 from testbed.page.markup import Piece, details, from_console, joined, listed, paragraph, text
 
@@ -69,7 +69,7 @@ def _links(run: Run) -> str:
         shaped = run.data.topology.get("links") and run.data.topology.get("backend") != "local"
         return paragraph(f"{evidence.NEVER}." if shaped else "It has no links to measure.", "none")
     single = [row for row in links if not linktable.is_fan(row)]
-    last = linktable.latest(links)
+    last = judge.last(links)
     found = (linktable.fan_line(last), linktable.after_line(last))
     lines = [*(line for line in found if line), *linktable.wrong_links(links), *report.not_judged(links)]
     shown = from_console(linktable.links_table(single), f"Links of {run.data.topology['name']}: due, and measured")
