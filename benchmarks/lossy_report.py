@@ -179,10 +179,13 @@ UDP against TCP and against one device: on the same requests, the difference, or
 median; UDP / TCP: geometric mean of the ratios of the same requests. Codes not there: of the tokens that could have
 been missed, lost or late, together, mean of the requests. n: requests. Intervals of 95 % over requests, each by itself,
 also where inputs are of one file: medians, means and ratios by bootstraps, shares Wilson's, differences of shares
-Agresti and Min's, which have a width where no request differs. Requests of one method end after {budgets}: there are
-few where one waited long, over UDP for its result. The one that ended them is counted, so with few requests UDP / TCP
-leans against the method that has fewer. What losses cost on all held-out inputs, and models trained with message
-dropout: [accuracy.md](accuracy.md). `{command}` repeats all of it.
+Agresti and Min's, which have a width where no request differs. Requests of one method end after {budgets}. In that
+time falls also what no latency has in it: the first request, and after each one the wait until TCP has acknowledged
+all that it carried, the results and, over UDP, each device's word that it has begun. Where much is lost one such wait
+can take most of it: so there are few requests in some rows, none of which need have been slow. The one after which time
+was up is counted. Models are those of the shipped recipes, fine-tuned at 3e-5; what losses cost on all held-out inputs,
+of models fine-tuned at rates chosen for that, and models trained with message dropout: [accuracy.md](accuracy.md).
+`{command}` repeats all of it.
 
 ![latency and task against loss]({plot})
 """

@@ -211,6 +211,19 @@ def test_a_folder_that_was_changed_is_refused(folder: Path, tmp_path: Path, case
         material.collect(check.load(topology(tmp_path, tmp_path / "tiny", f"[single, {CODED}]")).run)
 
 
+def test_another_original_is_refused_where_its_embeddings_are_what_is_right(folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder, tmp_path / "tiny")
+    found = folders.of(str(tmp_path / "tiny"), "pretrained")
+    assert found is not None and found.shape.result == "classes"
+    embedding = replace(found, shape=replace(found.shape, result="embedding"))
+    embedding.verify()
+    original, model = (tmp_path / "tiny" / name / "weights.safetensors" for name in ("original", "model"))
+    original.write_bytes(model.read_bytes())
+    found.verify()
+    with pytest.raises(BadModel, match="its original's weights are not those of its config"):
+        embedding.verify()
+
+
 def test_its_weights_are_no_random_ones(folder: Path) -> None:
     with pytest.raises(BadModel, match="its weights are trained: give weights: pretrained"):
         families.describe(str(folder), "random")

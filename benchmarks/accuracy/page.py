@@ -76,7 +76,10 @@ def _head(results: Results, seeds: int) -> str:
             f"{_files(results)}. Digits are held out by a draw, so their writers are in both parts. Differences are "
             "taken in pairs, same seed and same input. `better` and `worse` are said where such an interval leaves 0 "
             "out, otherwise `no difference seen`, which does not say that there is none: with three seeds intervals "
-            "are wide. Ends beyond 0 and 100 % are cut off. Nothing is corrected for there being many comparisons.",
+            "are wide. A batch's rows, its tokens' owners and what it loses are drawn by one generator: trainings of "
+            "one seed that draw more or less of these (consecutive parts, message dropout, rivals, no codes) see other "
+            "rows from the second batch on, and their differences have that in them. "
+            "Ends beyond 0 and 100 % are cut off. Nothing is corrected for there being many comparisons.",
             "Fine-tuning is also training: where the original had not learned all it could, part of what is gained is "
             "more steps. The original that was trained on as long without codes shows how much, where there is one; so "
             "does the fine-tuned model on one device. What codes are there for is what lies between the original and "

@@ -83,10 +83,11 @@ def _layers(results: Results, kind: str, noise: str) -> tuple[int, int, int]:
 
 def _pooling(results: Results) -> str:
     texts: list[Sequence[str] | str] = [
-        "Digits. Mean squared error of the class token after the final norm, averaged over devices, against one device "
-        f"without codes, on {POOLED} inputs at most; intervals over seeds. First over k of 8 devices' copies, averaged "
-        "over every choice of k: were the copies' errors independent and without bias, this would fall as 1/k. Then "
-        "over all of N devices, each of which has fewer tokens as N grows, so that one copy's error grows too.",
+        "Digits. Squared error of the class token after the final norm, averaged over devices, against one device "
+        f"without codes: the sum over features, the mean over {POOLED} inputs at most; intervals over seeds. First "
+        "over k of 8 devices' copies, averaged over every choice of k: were the copies' errors independent and without "
+        "bias, this would fall as 1/k. Then over all of N devices, each of which has fewer tokens as N grows, so that "
+        "one copy's error grows too.",
     ]
     for groups in (1, 16):
         rows = results.of("digits", f"G={groups}")

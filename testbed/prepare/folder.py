@@ -46,14 +46,28 @@ class Prepared:
         return self.path / MODEL
 
     def verify(self) -> None:
-        """Raises BadModel if weights or codebooks are not those that were measured."""
-        for name, found in (("weights", (self.model,)), ("codebooks", (self.path, CODEBOOKS))):
+        """Raises BadModel if weights or codebooks are not those that were measured; or those of the original, where
+        its embeddings are what is right."""
+        asked = {"weights": "weights", "codebooks": "codebooks"}
+        if self._asks_original:
+            asked["original"] = "original's weights"
+        for name, words in asked.items():
             try:
-                same = fingerprint(*found) == self.config["sha256"][name]
+                same = self._fingerprint(name) == self.config["sha256"][name]
             except OSError as error:
                 raise BadModel(f"{error.filename}: cannot be read ({error.strerror}): prepare it again") from None
             if not same:
-                raise BadModel(f"{self.path}: its {name} are not those of its config.json: prepare it again")
+                raise BadModel(f"{self.path}: its {words} are not those of its config.json: prepare it again")
+
+    def _fingerprint(self, name: str) -> str:
+        if name == "codebooks":
+            return fingerprint(self.path, CODEBOOKS)
+        return fingerprint(self.path / ORIGINAL if name == "original" else self.model)
+
+    @property
+    def _asks_original(self) -> bool:
+        """Whether what is right is what the original says, not a class or the id that follows."""
+        return self.shape.result == "embedding"
 
     def refusal(self, spec: MethodSpec) -> str | None:
         """Why a method cannot run with these codebooks, or None."""
@@ -95,7 +109,7 @@ class Prepared:
         own = self._data(self.config["tokens"], only)
         self._refuse_changed(own, only)
         found = own if tokens == self.config["tokens"] else self._data(tokens, only)
-        original = self.path / ORIGINAL if self.shape.result == "embedding" else self.model
+        original = self.path / ORIGINAL if self._asks_original else self.model
         right = measure.targets(load(original), found.test, found.test_labels)
         right = right[:, -1] if self.shape.causal else right
         return [row[:tokens].clone() for row in found.test], [one.clone() for one in right]
