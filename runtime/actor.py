@@ -126,11 +126,12 @@ class DeviceActor:
         torch.set_grad_enabled(False)  # the switch belongs to the thread
         device = self._device
         try:
-            result, record = device.infer(request, self._requests[f"input.{index}"])
+            raw = self._requests[f"input.{index}"]
+            result, record = device.infer(request, raw)
             reference = self._requests.get(f"reference.{index}")
             shape, target = device.method.model.shape, self._requests.get(f"target.{index}")
             found = None if reference is None else fidelity(shape, result, reference)
-            scored = None if reference is None or target is None else score(shape, result, reference, target)
+            scored = None if reference is None or target is None else score(shape, raw, result, reference, target)
             if found is not None and record.generated is not None:
                 tokens, leads = (self._requests[f"{name}.{index}"].tolist() for name in ("tokens", "leads"))
                 found |= agreement(record.generated, tokens, leads)

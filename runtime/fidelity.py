@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -25,12 +26,14 @@ def fidelity(shape: Shape, result: Tensor, reference: Tensor) -> dict[str, Any]:
     }
 
 
-def score(shape: Shape, result: Tensor, reference: Tensor, target: Tensor) -> dict[str, Any]:
-    """result, reference [outputs] of one input, and what would be right (a class, the next id, an embedding) ->
-    "metric" of the task, and this one request's score, as in `runtime.task`, of "this" result and of "single"."""
+def score(shape: Shape, raw: Tensor, result: Tensor, reference: Tensor, target: Tensor) -> dict[str, Any]:
+    """raw: one input; result, reference [outputs]; target: what would be right (a class, the next id, an embedding) ->
+    "metric" of the task, and this one request's score, as in `runtime.task`, of "this" result and of "single"; "input":
+    a digest, by which requests with the same one are known."""
     task, right = TASKS[shape.result], target[None, None]
     found = {name: task.score(out[None, None], right).item() for name, out in (("this", result), ("single", reference))}
-    return {"metric": task.metric, **found}
+    digest = hashlib.blake2s(raw.contiguous().numpy().tobytes(), digest_size=8)
+    return {"metric": task.metric, "input": digest.hexdigest(), **found}
 
 
 def agreement(tokens: Sequence[int], reference: Sequence[int], leads: Sequence[float]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from runtime.errors import RuntimeFault
-from testbed import differences, export, generated, pairing, report, tables
+from testbed import differences, export, generated, here, pairing, report, tables
 from testbed.notes import Note, notes
 from testbed.pairing import Point, Side
 from testbed.statistics import geometric_mean
@@ -120,8 +120,8 @@ def _methods(sides: Sequence[Side], point: Point, found: Mapping[Any, Summary]) 
         "method", "run", "n", "latency\n95 % CI", *versus, report.COMPUTE, report.WAITING, report.SENT
     )
     table.add_column("fidelity", no_wrap=True)
-    here = [(side, found[side.letter, point]) for side in sides if point in side.points]
-    by_label = [(side, {method["label"]: method for method in one["methods"]}) for side, one in here]
+    there = [(side, found[side.letter, point]) for side in sides if point in side.points]
+    by_label = [(side, {method["label"]: method for method in one["methods"]}) for side, one in there]
     generates = any(method.get("generation") for _, methods in by_label for method in methods.values())
     if generates:
         table.add_column(generated.COLUMN, justify="right", no_wrap=True)
@@ -224,6 +224,8 @@ def _announce(sides: Sequence[Side], found: Mapping[Any, Summary], console: Cons
             report.print_verdict(one["network"], console, where)
             for line in (*report.reasons(one["methods"]), *pairing.failures(parts)):
                 console.print(Text(f"{where}{line}", "red"))
+            if worth := here.line(one["methods"]):
+                tables.print_wrapped(where, worth, console, "")
             for note in notes(one, pairing.together(parts)):
                 if note.code in ANNOUNCED and side.letter not in announced.setdefault(note, []):
                     announced[note].append(side.letter)

@@ -33,10 +33,11 @@ LANE: Mapping[str, tuple[str, Callable[[object], float]]] = {
 }
 
 
-WHOLE = ("tokens", "seed", "hosts", "n", "speedup_n", "vs_a_n")
+WHOLE = ("tokens", "seed", "hosts", "n", "speedup_n", "vs_a_n", "here_n", "task_n")
 TEXTS = (
     "run", "name", "folder", "started_utc", "commit", "model", "weights", "compute", "profile", "backend", "shaper",
     "verdict", "label", "method", "options", "status", "here_metric",
+    "task_metric",
 )  # fmt: skip
 
 
@@ -180,8 +181,10 @@ def _more(method: Mapping[str, Any]) -> dict[str, Any]:
         time = spoken.get(f"{name}_s", {"median": None, "ci95": [None, None]})
         keys = (f"{name}_s", f"{name}_low_s", f"{name}_high_s")
         found |= dict(zip(keys, (time["median"], *time["ci95"]), strict=True))
-    worth = (here.get("value"), *here.get("ci95", [None, None]), here.get("single"))
-    found |= dict(zip(("here_value", "here_low", "here_high", "here_single"), worth, strict=True))
+    worth = (here.get("value"), *here.get("ci95", [None, None]), here.get("single"), here.get("n"))
+    found |= dict(zip(("here_value", "here_low", "here_high", "here_single", "here_n"), worth, strict=True))
+    prepared = method["task"] or {}
+    found |= {f"task_{key}": prepared.get(key) for key in ("original", "single", "this", "n", "metric")}
     return {**found, "lost_share": lost.get("share"), "here_metric": here.get("metric")}
 
 

@@ -7,6 +7,7 @@ class, the nats of the token that follows the prompt, or the cosine to the embed
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -21,14 +22,16 @@ def here(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
 
     single: of one device on the same inputs; paired: {"kind", "value", "ci95"} against it, request by request: "ratio"
     of perplexities, else "difference". Intervals: of shares Wilson's, of their difference Agresti and Min's, else
-    bootstraps. None where answers are not known, or an output was not finite.
+    bootstraps. n: of different inputs: what several requests made of the same one is averaged first, as asking again
+    says nothing about others. None where answers are not known, or an output was not finite.
     """
     scores: list[Any] = [row.get("score") for row in rows]
     if not scores or any(one is None or one["this"] is None or one["single"] is None for one in scores):
         return None
     name = scores[0]["metric"]
     figure = math.exp if name == "perplexity" else float
-    this, single = ([float(one[key]) for one in scores] for key in ("this", "single"))
+    inputs = _by_input(scores)
+    this, single = ([_mean([float(one[key]) for one in some]) for some in inputs] for key in ("this", "single"))
     apart = [a - b for a, b in zip(this, single, strict=True)]
     if name == "top1":
         ends, between = share_interval(this), share_difference_interval(this, single)
@@ -46,6 +49,14 @@ def here(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
         },
         "n": len(this),
     }
+
+
+def _by_input(scores: Sequence[Mapping[str, Any]]) -> list[list[Mapping[str, Any]]]:
+    """Together what is of one input; each by itself where records do not say of which."""
+    found = defaultdict[Any, list[Mapping[str, Any]]](list)
+    for number, one in enumerate(scores):
+        found[one.get("input", number)].append(one)
+    return list(found.values())
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -407,6 +407,25 @@ def same_as(row: Any, method: Mapping[str, Any]) -> None:
     assert {key: None if pandas.isna(row[key]) else row[key] for key in expected} == expected
 
 
+def test_accuracy_is_beside_latency(tmp_path: Path) -> None:
+    task = {"metric": "top1", "original": 0.9, "single": 0.8, "this": 0.75, "n": 450}
+    a = changed(saved(tmp_path / "a"), "methods.json", task=task)
+    rows = [json.loads(line) for line in (a / "records.jsonl").read_text().splitlines()]
+    for row in rows:
+        if row["rank"] == 0:
+            row["score"] = {"metric": "top1", "input": f"{row['request']:016x}", "this": 1.0, "single": 1.0}
+    (a / "records.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    lines = shown(a, saved(tmp_path / "b"), width=160, out=tmp_path / "table.csv")
+    assert any(
+        line.startswith("A  task, by the outputs of this run's requests: top-1 single 100.0% (n 6") for line in lines
+    )
+    table = pandas.read_csv(tmp_path / "table.csv")
+    first, second = (table[table["run"] == letter] for letter in "AB")
+    for name, value in {"task_this": 0.75, "task_n": 450, "here_value": 1.0, "here_n": 6}.items():
+        assert set(first[name]) == {value} and second[name].isna().all()
+    assert not any(line.startswith("B  task") for line in lines)
+
+
 def test_columns_have_the_same_types_in_every_export(tmp_path: Path) -> None:
     """p95 of 6 requests is empty; it is a number all the same."""
     shown(saved(tmp_path / "a"), out=tmp_path / "a.parquet")

@@ -286,8 +286,9 @@ def test_a_folder_laid_out_as_imagenet_is_taken_as_it_is_and_limited_if_asked(tm
         ("corpus", replace(TEXT, vocabulary=200), 64, "at least 256"),
         ("corpus", replace(SENTENCES, result="classes"), 64, "tells classes apart"),
         ("docstrings", TEXT, 64, "give corpus or text:FILE"),
-        ("text:{}/missing", TEXT, 64, "not a text file"),
-        ("text:{}", TEXT, 64, "not a text file"),
+        ("text:{}/missing", TEXT, 64, "cannot be read: No such file"),
+        ("text:{}", TEXT, 64, "cannot be read: Is a directory"),
+        ("text:{}/again", TEXT, 64, r"0 rows .* to train on \(those that equal one to test on are left out: "),
         ("text:{}/latin", TEXT, 4, "not a text file in UTF-8"),
         ("text:{}/short", TEXT, 64, "0 rows of 64 tokens to train on, 0 to test"),
         ("text:{}/line", TEXT, 4, "no line ends"),
@@ -314,6 +315,7 @@ def test_what_cannot_be_used_is_refused_in_one_line(
     (tmp_path / "latin").write_bytes("grüße\nan alle\nda draußen\n".encode("latin-1"))
     (tmp_path / "short").write_text("too\nshort\n")
     (tmp_path / "line").write_text("one line only, without an end")
+    (tmp_path / "again").write_text("a\n" * 20_000)
     with pytest.raises(BadInputs, match=expected) as caught:
         data.load(name.format(tmp_path), shape, tokens, None, 0)
     assert str(caught.value).startswith(f"data '{name.format(tmp_path)}': ") and "\n" not in str(caught.value)

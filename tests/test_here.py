@@ -50,6 +50,17 @@ def test_that_no_request_differs_does_not_prove_that_none_would() -> None:
     assert few["paired"]["value"] == 0 and few["paired"]["ci95"][0] < -0.1 < -0.01 < many["paired"]["ci95"][0] < 0
 
 
+def test_an_input_that_comes_again_says_no_more() -> None:
+    pairs = [(1.0, 1.0)] * 8 + [(0.0, 1.0)] * 2
+    once = scored("top1", pairs)
+    for number, row in enumerate(once):
+        row["score"]["input"] = f"{number:016x}"
+    assert here(once) == here(once * 30) == here(scored("top1", pairs)) != here(scored("top1", pairs * 30))
+    lost = {"score": {"metric": "top1", "input": f"{0:016x}", "this": 0.0, "single": 1.0}}  # of one that came before
+    found = here([*once, lost])
+    assert found is not None and found["n"] == 10 and found["value"] == pytest.approx(0.75)
+
+
 def test_perplexities_are_of_means_and_compared_by_their_ratio() -> None:
     nats = [(1.0, 0.5), (2.0, 1.0), (3.0, 3.0), (0.5, 0.3)]
     found = here(scored("perplexity", nats))
@@ -68,9 +79,10 @@ def test_a_request_is_scored_by_its_kind(tmp_path: Path) -> None:
     out, other = torch.tensor([0.1, 2.0, -1.0]), torch.tensor([3.0, 0.0, 0.0])
 
     def of(preset: str, target: Tensor) -> dict[str, Any]:
-        return score(load_shape(shaken(preset, tmp_path / preset)), out, other, target)
+        return score(load_shape(shaken(preset, tmp_path / preset)), torch.arange(3), out, other, target)
 
-    assert of("vit-tiny", torch.tensor(1)) == {"metric": "top1", "this": 1.0, "single": 0.0}
+    found = of("vit-tiny", torch.tensor(1))
+    assert len(found.pop("input")) == 16 and found == {"metric": "top1", "this": 1.0, "single": 0.0}
     nats = [-one.log_softmax(0)[2].item() for one in (out, other)]
     found = of("gpt2-tiny", torch.tensor(2, dtype=torch.int32))
     assert [found[key] for key in ("metric", "this", "single")] == ["perplexity", *map(pytest.approx, nats)]

@@ -70,6 +70,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("tokens: 16", "tokens: 2", "r.yaml:5 tokens = 2: training.devices are 3: at least one token each"),
         ("tokens: 16", "tokens: 17", "r.yaml:5 tokens = 17: 1 x 17 patches are a strip, no picture"),
         ("lr: 3e-3", "lr: fast", 'r.yaml:6 original.lr = "fast": give a number'),
+        ("warmup: 2}", "warmup: 101}", "r.yaml:6 original.warmup = 101: must be at most steps (100)"),
+        ("hidden_size: 32", "hidden_dropout_prob: 0.5", "r.yaml:2 model.hidden_dropout_prob: dropout is not built"),
         ("groups: 4", "groups: 5", "r.yaml:7 astra = {"),
         ("codewords: 16", "codewords: 17", "r.yaml:7 astra = {"),
         ("devices: 3", "devices: 1", "r.yaml:8 training.devices = 1: must be at least 2"),
@@ -145,7 +147,7 @@ def test_the_recipe_for_imagenet_takes_its_first_steps_on_a_folder_laid_out_so(
     for said, here in (
         ("google/vit-base-patch16-224", small), ("weights: pretrained", "weights: random"),
         ("~/imagenet?limit=200000", "~/imagenet?limit=6"), ("{steps: 20000, batch: 64,", "{steps: 2, batch: 2,"),
-        ("seed: 0", "original: {steps: 1, batch: 2}\nseed: 0"),
+        ("warmup: 500", "warmup: 1"), ("seed: 0", "original: {steps: 1, batch: 2}\nseed: 0"),
     ):  # fmt: skip
         assert said in text
         text = text.replace(said, here)
@@ -208,6 +210,20 @@ def test_the_card_tells_what_was_measured_and_how(folder: Path) -> None:
         assert words in text
 
 
+def test_the_card_says_where_runs_compute_something_else(folder: Path) -> None:
+    said, shape = config(folder), load_shape(folder / "model")
+    one = said | {"training": said["training"] | {"class_tokens": "one"}}
+    assert "the figures below are not those of a run" in card.text(one, shape)
+    assert "the figures below are not those of a run" not in card.text(said, shape)
+
+
+@pytest.mark.parametrize(("steps", "warmup"), [(0, 20), (1, 0), (10, 5), (40, 20), (400, 20)])
+def test_a_short_training_reaches_its_rate(tmp_path: Path, steps: int, warmup: int) -> None:
+    found = recipe.kept(written(tmp_path, RECIPE.replace("steps: 150", f"steps: {steps}").replace("warmup: 2, d", "d")))
+    assert (found.training.steps, found.training.warmup) == (steps, warmup)
+    assert recipe.kept(written(tmp_path, recipe.dump(found))) == found
+
+
 def test_what_is_done_is_not_done_again(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
     assert command.execute(folder.parent / "r.yaml", folder) == 0
@@ -233,6 +249,13 @@ def test_a_kill_costs_little_and_changes_nothing(
     with pytest.raises(StoreError, match=r"fine-tuning\.cuda\.pt: begun on cuda: give --device cuda, or remove"):
         command.execute(file, out)
     there.rename(here)
+    whole = here.read_bytes()
+    here.write_bytes(whole[:1000])
+    with pytest.raises(
+        TopologyError, match=r"fine-tuning\.cpu\.pt: cannot be read .*: remove it to begin this training"
+    ):
+        command.execute(file, out)
+    here.write_bytes(whole)
     state, kept = out / ".work" / "state.json", (out / ".work" / "state.json").read_text()
     state.write_text(json.dumps(json.loads(kept) | {"data": "of other pictures"}))
     with pytest.raises(StoreError, match="its data have changed since it was begun: name another folder with --out"):
@@ -242,7 +265,7 @@ def test_a_kill_costs_little_and_changes_nothing(
     said = capsys.readouterr().out
     assert "goes on from its checkpoint" in said and "the model by itself" not in said
     assert config(out)["sha256"] == config(folder)["sha256"]
-    assert config(out)["task"] == config(folder)["task"] and config(out)["starts"] == 2
+    assert config(out)["task"] == config(folder)["task"] and config(out)["starts"] == 3
 
 
 def test_without_steps_there_are_codebooks_by_k_means_alone(folder: Path, tmp_path: Path) -> None:
@@ -255,7 +278,9 @@ def test_without_steps_there_are_codebooks_by_k_means_alone(folder: Path, tmp_pa
     assert (out / "model" / WEIGHTS).read_bytes() == (folder / "original" / WEIGHTS).read_bytes()
     said, before = config(out)["task"], config(folder)["task"]
     assert said["this"] == said["untuned"] == before["untuned"] and said["single"] == before["original"]
-    assert "model by itself: not trained" in (out / "card.md").read_text()
+    told = (out / "card.md").read_text()
+    assert "model by itself: not trained" in told and "nothing fine-tuned" in told and "fine-tuned model" not in told
+    assert "fine-tuned" not in card.summary(config(out)).replace("nothing fine-tuned", "")
     assert not (out / "model" / TOKENIZER).exists()
 
 

@@ -239,8 +239,9 @@ HEAD = "name: t\nbackend: local\nhosts: {h1: {}, h2: {}}\nrun:\n  model: vit-tin
         ("transport: udp, deadline: 5", 'e.g. "20 ms", not 5'),
         ("transport: udp, deadline: 0 ms", "e.g. \"20 ms\", not '0 ms'"),
         ("transport: udp, deadline: 5 min", "in us, ms or s"),
-        ("transport: udp, deadline: -1 s", "at least 1 ms"),
-        ("transport: udp, deadline: 999 us", "at least 1 ms"),
+        ("transport: udp, deadline: -1 s", "from 1 ms to 30 s"),
+        ("transport: udp, deadline: 999 us", "from 1 ms to 30 s"),
+        ("transport: udp, deadline: 30.1 s", "from 1 ms to 30 s"),
     ],
 )
 def test_a_file_with_wrong_options_is_refused_in_a_line(tmp_path: Path, options: str, said: str) -> None:

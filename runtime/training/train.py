@@ -12,12 +12,14 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any, Literal
 
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from runtime.errors import BadModel
 from runtime.layer import Layer
 from runtime.methods.astra import AstraOptions, streams
 from runtime.mixed import Holding, Quantize, alone
@@ -225,7 +227,11 @@ class _Training:
         if path is None or not path.exists():
             return
         # To the CPU, where the optimiser's count of steps belongs: from a GPU it would be fetched at every step.
-        kept: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        try:
+            kept: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        except (RuntimeError, EOFError, UnpicklingError) as error:
+            why = (str(error).splitlines() or [type(error).__name__])[0]
+            raise BadModel(f"{path}: cannot be read ({why}): remove it to begin this training anew") from None
         if kept["key"] != self._key:
             return
         with torch.no_grad():

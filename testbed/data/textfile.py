@@ -23,7 +23,9 @@ def load(place: str, wanted: Wanted) -> Data:
         if file.stat().st_size > MAX_BYTES:
             raise BadInputs(f"{file.stat().st_size} bytes: give a file of at most {MAX_BYTES}")
         text = file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise BadInputs(f"cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError as error:
         raise BadInputs(f"not a text file in UTF-8 ({error})") from None
     return of_text(f"text:{place}", text, wanted)
 

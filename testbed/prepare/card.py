@@ -11,6 +11,10 @@ from runtime.shape import Shape
 from testbed.tables import METRICS, NONE, duration, metric
 
 NAME = "card.md"
+ONE = (
+    "Trained and measured here with one class token, on the first device alone. In a run every device has one, which "
+    "is another function: the figures below are not those of a run, and it shows none of them."
+)
 HOW = {
     "top1": "share of them whose class is right",
     "perplexity": "per token; lower is better",
@@ -34,10 +38,14 @@ def summary(config: Mapping[str, Any]) -> str:
     task = config["task"]
     name = task["metric"]
     original, single, this, untuned = (metric(name, task[key]) for key in ("original", "single", "this", "untuned"))
-    return (
-        f"{METRICS[name]} of {task['n']} held-out inputs: original {original}, fine-tuned {single}, on "
-        f"{task['devices']} devices {this} (before fine-tuning {untuned})"
-    )
+    about = f"{METRICS[name]} of {task['n']} held-out inputs: original {original}"
+    if not _tuned(config):
+        return f"{about}, on {task['devices']} devices {this} (codebooks by k-means, nothing fine-tuned)"
+    return f"{about}, fine-tuned {single}, on {task['devices']} devices {this} (before fine-tuning {untuned})"
+
+
+def _tuned(config: Mapping[str, Any]) -> bool:
+    return bool(config["training"]["steps"])
 
 
 def _about(config: Mapping[str, Any], shape: Shape) -> list[str]:
@@ -55,6 +63,7 @@ def _about(config: Mapping[str, Any], shape: Shape) -> list[str]:
         "",
         f"In a topology file: `run: {{model: <this folder>, weights: pretrained, tokens: {config['tokens']}, methods: "
         f"[single, {{astra: {{{', '.join(f'{key}: {value}' for key, value in astra.items())}}}}}]}}`.",
+        *([ONE] if config["training"]["class_tokens"] == "one" else []),
     ]
 
 
@@ -72,9 +81,12 @@ def _measured(config: Mapping[str, Any]) -> list[str]:
     rows = {
         "the original, one device": "original",
         f"the original with k-means codebooks, {task['devices']} devices": "untuned",
-        "the fine-tuned model, one device": "single",
-        f"the fine-tuned model with its codebooks, {task['devices']} devices": f"devices {task['devices']}",
     }
+    if _tuned(config):
+        rows |= {
+            "the fine-tuned model, one device": "single",
+            f"the fine-tuned model with its codebooks, {task['devices']} devices": f"devices {task['devices']}",
+        }
     found = {title: measured[key] for title, key in rows.items()}
     lines = [[title, metric(name, one["value"]), _interval(name, one)] for title, one in found.items()]
     head, how = ["", METRICS[name], "95 % CI"], f"{METRICS[name]}: {HOW[name]}"
@@ -101,7 +113,8 @@ def _by_devices(config: Mapping[str, Any]) -> list[str]:
     task = config["task"]
     counts = sorted(task["by_devices"], key=int)
     values = [metric(task["metric"], task["by_devices"][count]) for count in counts]
-    return ["Tokens cut evenly; trained once.", "", *table(("devices", *counts), [(METRICS[task["metric"]], *values)])]
+    about = "Tokens cut evenly; trained once." if _tuned(config) else "Tokens cut evenly; nothing fine-tuned."
+    return [about, "", *table(("devices", *counts), [(METRICS[task["metric"]], *values)])]
 
 
 def _done(config: Mapping[str, Any]) -> list[str]:

@@ -55,9 +55,13 @@ class Prepared:
             try:
                 same = self._fingerprint(name) == self.config["sha256"][name]
             except OSError as error:
-                raise BadModel(f"{error.filename}: cannot be read ({error.strerror}): prepare it again") from None
+                raise BadModel(
+                    f"{error.filename}: cannot be read ({error.strerror}): prepare it again in another folder"
+                ) from None
             if not same:
-                raise BadModel(f"{self.path}: its {words} are not those of its config.json: prepare it again")
+                raise BadModel(
+                    f"{self.path}: its {words} are not those of its config.json: prepare it again in another folder"
+                )
 
     def _fingerprint(self, name: str) -> str:
         if name == "codebooks":

@@ -86,7 +86,7 @@ class OriginalDoor(Door):
     steps: int = Field(default=Settings.steps, ge=1, le=10**8)
     batch: int = Field(default=Settings.batch, ge=1, le=10**6)
     lr: Number = Field(default=Settings.lr, gt=0, le=10)
-    warmup: int = Field(default=Settings.warmup, ge=0, le=10**8)
+    warmup: int | None = Field(default=None, ge=0, le=10**8)
     weight_decay: Number = Field(default=Settings.weight_decay, ge=0, le=10)
 
 
@@ -112,7 +112,8 @@ class AstraDoor(Door):
     code: Literal["auto", "input", "residual", "kv"] = "auto"
 
 
-SECTIONS: dict[str, type[Door]] = {"original": OriginalDoor, "astra": AstraDoor, "training": TrainingDoor}
+TRAININGS: dict[str, type[OriginalDoor]] = {"original": OriginalDoor, "training": TrainingDoor}
+SECTIONS: dict[str, type[Door]] = {"astra": AstraDoor, **TRAININGS}
 
 
 def kept(path: Path) -> Recipe:
@@ -138,9 +139,13 @@ def read(path: Path) -> tuple[Recipe | None, Document]:
     own = {key: value for key, value in document.value.items() if key in RecipeDoor.model_fields}
     head = enter(RecipeDoor, own, (), document)
     model = _model(document)
-    parts = {name: enter(door, document.value.get(name), (name,), document) for name, door in SECTIONS.items()}
-    astra = _astra(document, parts["astra"])
-    original, training = (_settings(parts[name], head) for name in ("original", "training"))
+    astra = _astra(document, enter(AstraDoor, document.value.get("astra"), ("astra",), document))
+    trainings = {name: enter(door, document.value.get(name), (name,), document) for name, door in TRAININGS.items()}
+    for name, part in trainings.items():
+        if part is not None and part.warmup is not None and part.steps and part.warmup > part.steps:
+            text = f"must be at most steps ({part.steps}), or the rate asked for is never reached"
+            document.problem((name, "warmup"), text, part.warmup)
+    original, training = (_settings(trainings[name], head) for name in TRAININGS)
     if document.found or head is None or model is None or astra is None or training is None:
         return None, document
     if head.weights == "pretrained" and "original" not in document.value:
@@ -148,8 +153,13 @@ def read(path: Path) -> tuple[Recipe | None, Document]:
     return Recipe(**(head.model_dump() | model), original=original, astra=astra, training=training), document
 
 
-def _settings(part: Door | None, head: RecipeDoor | None) -> Settings | None:
-    return None if part is None or head is None else Settings(seed=head.seed, **part.model_dump())
+def _settings(part: OriginalDoor | None, head: RecipeDoor | None) -> Settings | None:
+    """Where the file gives no warm-up it is half of a short training at most: the rate asked for is to be reached."""
+    if part is None or head is None:
+        return None
+    usual = min(Settings.warmup, part.steps // 2) if part.steps else Settings.warmup
+    values = part.model_dump() | {"warmup": usual if part.warmup is None else part.warmup}
+    return Settings(seed=head.seed, **values)
 
 
 def _astra(document: Document, door: Door | None) -> AstraOptions | None:

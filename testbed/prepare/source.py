@@ -39,6 +39,10 @@ def _examine(recipe: Recipe, document: Document) -> None:
                 ("model", key), f"unknown key, {hint}allowed: the keys of transformers' {kind} configuration"
             )
         return
+    if dropouts := [key for key in recipe.overrides if "drop" in key]:
+        for key in dropouts:
+            document.problem(("model", key), "dropout is not built: nothing here would differ, leave it out")
+        return
     try:
         shape = describe(recipe)
     except BadModel as error:
