@@ -120,7 +120,7 @@ def against(cell: Cell | None, other: Cell | None) -> dict[str, Any] | None:
     if cell is None or other is None:
         return None
     both = [(cell.scores[number], other.scores[number]) for number in cell.scores if number in other.scores]
-    return here([{"score": {"metric": a["metric"], "this": a["this"], "single": b["this"]}} for a, b in both])
+    return here([{"score": {**a, "single": b["this"]}} for a, b in both])
 
 
 def _absent(cell: Cell | None) -> str:

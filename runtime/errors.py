@@ -26,5 +26,9 @@ class Unfit(RuntimeFault):
     """A method cannot run this model on so many devices; the text says why."""
 
 
+class BadCheckpoint(RuntimeFault):
+    """A file that training was to go on from and cannot be read; the text says what to do."""
+
+
 class BadModel(RuntimeFault):
     """A model name, folder or checkpoint that cannot be used; the text says what was looked for."""

@@ -55,7 +55,7 @@ def _by_input(scores: Sequence[Mapping[str, Any]]) -> list[list[Mapping[str, Any
     """Together what is of one input; each by itself where records do not say of which."""
     found = defaultdict[Any, list[Mapping[str, Any]]](list)
     for number, one in enumerate(scores):
-        found[one.get("input", number)].append(one)
+        found[one.get("input") or number].append(one)
     return list(found.values())
 
 

@@ -57,7 +57,9 @@ def _fidelity(value: Any) -> bool:
 
 def _score(value: Any) -> bool:
     known = or_none(is_number)
-    return isinstance(value, dict) and is_text(value.get("metric")) and all(known(value.get(key)) for key in SCORES)
+    if not isinstance(value, dict) or not or_none(is_text)(value.get("input")):
+        return False
+    return is_text(value.get("metric")) and all(known(value.get(key)) for key in SCORES)
 
 
 def _wholes(value: Any) -> bool:

@@ -52,17 +52,22 @@ def mean_interval(values: Sequence[float], origins: Sequence[int] | None = None)
 
 
 def share_interval(hits: Sequence[float]) -> Interval:
-    """95 % confidence interval [lo, hi] of a share of hits, each 0 or 1 (Wilson's), [None, None] of nothing."""
+    """95 % confidence interval [lo, hi] of a share of hits (Wilson's), [None, None] of nothing.
+
+    Each is 0 or 1, or between where several were averaged, which vary less: then the interval is wider than it need be.
+    scipy's takes whole hits only.
+    """
     if not hits:
         return [None, None]
-    from scipy.stats import binomtest
-
-    found = binomtest(round(sum(hits)), len(hits)).proportion_ci(0.95, method="wilson")
-    return [float(found.low), float(found.high)]
+    count, square = len(hits), NORMAL_95**2
+    total = math.fsum(hits)
+    middle = (total + square / 2) / (count + square)
+    far = NORMAL_95 * math.sqrt(total * (count - total) / count + square / 4) / (count + square)
+    return [max(0.0, middle - far), min(1.0, middle + far)]
 
 
 def share_difference_interval(ours: Sequence[float], theirs: Sequence[float]) -> Interval:
-    """95 % confidence interval [lo, hi] of the difference of two shares of hits, each 0 or 1, of the same requests.
+    """95 % confidence interval [lo, hi] of the difference of two shares of hits, each 0 to 1, of the same requests.
 
     Agresti and Min (Statistics in Medicine 24, 2005): half a request is added to each of the four outcomes of a pair,
     so that the interval has a width also where no pair differs, of which a bootstrap would make none. [None, None] of
@@ -71,7 +76,7 @@ def share_difference_interval(ours: Sequence[float], theirs: Sequence[float]) ->
     if not ours:
         return [None, None]
     apart = [a - b for a, b in zip(ours, theirs, strict=True)]
-    gained, lost = 0.5 + sum(one > 0 for one in apart), 0.5 + sum(one < 0 for one in apart)
+    gained, lost = 0.5 + math.fsum(max(0.0, one) for one in apart), 0.5 + math.fsum(max(0.0, -one) for one in apart)
     count = len(ours) + 2
     middle = (gained - lost) / count
     far = NORMAL_95 * math.sqrt((gained + lost) / count - middle**2) / math.sqrt(count)

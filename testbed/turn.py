@@ -188,7 +188,10 @@ class Turn:
         # A token may cost as much as the prompt where what is kept has to be rebuilt each time.
         passes = 1 if plan.generation is None else 1 + plan.generation.tokens
         compute_s = 10 * self.ready.reference_s * passes * len(os.sched_getaffinity(0)) / share
-        return patience_s(topology, sum(self._formula(plan)), self.ready.shape.layers, compute_s)
+        kind = methods.load(plan.method)
+        # Who waits for what was lost, and who waits for that one meanwhile.
+        silent_s = 2 * kind.deadline_s(kind.Options(**plan.options))
+        return silent_s + patience_s(topology, sum(self._formula(plan)), self.ready.shape.layers, compute_s)
 
     def _saver(self, plan: Plan) -> Callable[[list[dict[str, Any]], bool], None]:
         measured = 0

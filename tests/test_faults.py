@@ -30,7 +30,7 @@ hosts: {h1: {}, h2: {}, h3: {}}
 run:
   model: gpt2-bytes
   tokens: 24
-  methods: [{astra: {groups: 2, codewords: 16, transport: udp, deadline: 30 s}}]
+  methods: [{astra: {groups: 2, codewords: 16, transport: udp, deadline: 60 s}}]
   repeats: 20000
   budget: 60 s
 """
@@ -70,7 +70,7 @@ def test_a_device_that_dies_is_named_and_the_rest_still_runs(tmp_path: Path, tex
 
 
 def test_a_device_that_dies_is_no_lost_packet(tmp_path: Path) -> None:
-    """Codes over UDP whose deadline is half a minute: neither it nor TCP's patience is waited for."""
+    """Codes over UDP whose deadline is a minute: neither it nor TCP's patience is waited for."""
     (tmp_path / "t.yaml").write_text(LOSSY)
     out = tmp_path / "out"
     with runs.started(tmp_path / "t.yaml", out) as process:

@@ -50,6 +50,13 @@ def test_that_no_request_differs_does_not_prove_that_none_would() -> None:
     assert few["paired"]["value"] == 0 and few["paired"]["ci95"][0] < -0.1 < -0.01 < many["paired"]["ci95"][0] < 0
 
 
+def nine_of_ten(number: int) -> list[dict[str, Any]]:
+    found = scored("top1", [(1.0, 1.0)] * 9 + [(0.0, 1.0)])
+    for row in found:
+        row["score"]["input"] = f"{number:016x}"
+    return found
+
+
 def test_an_input_that_comes_again_says_no_more() -> None:
     pairs = [(1.0, 1.0)] * 8 + [(0.0, 1.0)] * 2
     once = scored("top1", pairs)
@@ -59,6 +66,11 @@ def test_an_input_that_comes_again_says_no_more() -> None:
     lost = {"score": {"metric": "top1", "input": f"{0:016x}", "this": 0.0, "single": 1.0}}  # of one that came before
     found = here([*once, lost])
     assert found is not None and found["n"] == 10 and found["value"] == pytest.approx(0.75)
+    # An input that is right nine times of ten is a loss of a tenth, and both intervals are around what they are of.
+    often = here([row for number in range(10) for row in nine_of_ten(number)])
+    assert often is not None and (often["n"], often["single"]) == (10, 1.0)
+    for one, value in ((often["ci95"], 0.9), (often["paired"]["ci95"], -0.1)):
+        assert one[0] < value < one[1]
 
 
 def test_perplexities_are_of_means_and_compared_by_their_ratio() -> None:

@@ -13,6 +13,7 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 from testbed.cli import app
+from testbed.units import parse_duration
 from tests.works import frames, line_bytes
 
 TOPOLOGY = """\
@@ -56,10 +57,11 @@ def _handling_s(costs: dict[str, Any], bytes_: int) -> float:
 
 
 def _sharing_s(costs: dict[str, Any], bytes_: int) -> float:
-    """What all that is not computing takes the cores that four devices and their lines share: none waits longer for
-    one. On a slow machine that is long, so it is no fixed share of a latency."""
+    """What is not computing takes a device, and all four and their lines the cores that they share: none waits longer
+    for one. On a slow machine that is long, so it is no fixed share of a latency."""
     lines_s = (12 * 3 + 4) * frames(bytes_) * (costs["packet_s"] + costs["frame_s"] + costs["hop_s"])
-    return 4 * (_handling_s(costs, bytes_) + lines_s) / (costs["cores"] or 4)
+    own_s = _handling_s(costs, bytes_)
+    return own_s + 4 * (own_s + lines_s) / (costs["cores"] or 4)
 
 
 def test_figures_are_those_of_the_formulas(tmp_path: Path) -> None:
@@ -107,9 +109,9 @@ def test_the_table_says_what_it_rests_on(tmp_path: Path) -> None:
     assert "nothing ran: stages take what profile by_hand says, and a message costs" in words
     assert "model events, small enough. Not modelled: computing that competes for the cores" in words
     rows = {line.split("  ")[0]: line for line in done.stdout.splitlines()}
-    found = re.match(r"astra G=1 +(\d+) ms .* ([\d.]+)x events", rows["astra G=1"])
+    found = re.match(r"astra G=1 +([\d.]+ m?s) .* ([\d.]+)x events", rows["astra G=1"])
     assert found is not None  # of the latency that the profile says of single, which the file left out
-    assert float(found[2]) == pytest.approx(960 / float(found[1]), rel=0.01)
+    assert float(found[2]) == pytest.approx(0.96 / parse_duration(found[1]), rel=0.01)
     assert "single" not in rows
 
 

@@ -20,6 +20,7 @@ from rich.console import Console
 from safetensors.torch import load_file
 from scipy.stats import binomtest
 
+from runtime.errors import BadCheckpoint
 from runtime.families import TOKENIZER
 from runtime.model import WEIGHTS, fingerprint, load, load_shape
 from testbed import data
@@ -213,11 +214,11 @@ def test_the_card_tells_what_was_measured_and_how(folder: Path) -> None:
 def test_the_card_says_where_runs_compute_something_else(folder: Path) -> None:
     said, shape = config(folder), load_shape(folder / "model")
     one = said | {"training": said["training"] | {"class_tokens": "one"}}
-    assert "the figures below are not those of a run" in card.text(one, shape)
-    assert "the figures below are not those of a run" not in card.text(said, shape)
+    assert "a run does not show those figures" in card.text(one, shape)
+    assert "a run does not show those figures" not in card.text(said, shape)
 
 
-@pytest.mark.parametrize(("steps", "warmup"), [(0, 20), (1, 0), (10, 5), (40, 20), (400, 20)])
+@pytest.mark.parametrize(("steps", "warmup"), [(0, 20), (1, 0), (10, 5), (20, 20), (400, 20)])
 def test_a_short_training_reaches_its_rate(tmp_path: Path, steps: int, warmup: int) -> None:
     found = recipe.kept(written(tmp_path, RECIPE.replace("steps: 150", f"steps: {steps}").replace("warmup: 2, d", "d")))
     assert (found.training.steps, found.training.warmup) == (steps, warmup)
@@ -251,9 +252,7 @@ def test_a_kill_costs_little_and_changes_nothing(
     there.rename(here)
     whole = here.read_bytes()
     here.write_bytes(whole[:1000])
-    with pytest.raises(
-        TopologyError, match=r"fine-tuning\.cpu\.pt: cannot be read .*: remove it to begin this training"
-    ):
+    with pytest.raises(BadCheckpoint, match=r"fine-tuning\.cpu\.pt: cannot be read .*: remove it to begin"):
         command.execute(file, out)
     here.write_bytes(whole)
     state, kept = out / ".work" / "state.json", (out / ".work" / "state.json").read_text()

@@ -137,6 +137,7 @@ def test_a_line_that_is_no_record_is_refused(tmp_path: Path, line: str) -> None:
         {"fidelity": {"cosine": "near"}},
         {"dropped": {"late": "some"}},
         {"score": {"metric": "top1", "this": "right", "single": 1.0}},
+        {"score": {"metric": "top1", "input": [], "this": 1.0, "single": 1.0}},
         {"error": 3},
     ],
     ids=lambda values: str(values)[:30],

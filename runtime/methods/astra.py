@@ -150,6 +150,11 @@ class Astra(Method):
         return {"deadline": f"{math.ceil(1e3 * (carry.DEADLINE_S + on_the_way_s))} ms"}
 
     @classmethod
+    def deadline_s(cls, options: AstraOptions) -> float:
+        """Of codes over UDP."""
+        return options.deadline_s if options.transport == "udp" else 0.0
+
+    @classmethod
     def kept_bytes(cls, shape: Shape, options: AstraOptions, plan: Plan) -> int:
         """L · C · ceil(T_r · G·log2(K) / 8) of each device r but the last: codes as they came, nothing rebuilt."""
         before = (len(share.tokens) for share in plan.shares[:-1])

@@ -75,6 +75,11 @@ class Method:
         return {}
 
     @classmethod
+    def deadline_s(cls, options: Any) -> float:
+        """How long a device waits in a layer for what may never come; 0 where all comes."""
+        return 0.0
+
+    @classmethod
     def kept_bytes(cls, shape: Shape, options: Any, plan: Plan) -> int:
         """Bytes that the device of the last token keeps of other devices' tokens after a prompt, to go on alone.
 

@@ -19,7 +19,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from runtime.errors import BadModel
+from runtime.errors import BadCheckpoint
 from runtime.layer import Layer
 from runtime.methods.astra import AstraOptions, streams
 from runtime.mixed import Holding, Quantize, alone
@@ -231,7 +231,7 @@ class _Training:
             kept: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         except (RuntimeError, EOFError, UnpicklingError) as error:
             why = (str(error).splitlines() or [type(error).__name__])[0]
-            raise BadModel(f"{path}: cannot be read ({why}): remove it to begin this training anew") from None
+            raise BadCheckpoint(f"{path}: cannot be read ({why}): remove it to begin this training anew") from None
         if kept["key"] != self._key:
             return
         with torch.no_grad():

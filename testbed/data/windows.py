@@ -67,7 +67,8 @@ def data(
     if wanted.only is not None and chosen:
         learnt, chosen = learnt[:0], [chosen[i] for i in wanted.only(rows)]
     elif not (len(learnt) and chosen):
-        same = f" (those that equal one to test on are left out: {len(train)} were there)" if len(train) else ""
+        there = min(len(train), TRAIN_ROWS)
+        same = f" (those that equal one to test on are left out: {there} were there)" if len(learnt) < there else ""
         what = f"{len(learnt)} rows of {wanted.tokens} tokens to train on{same}, {rows} to test"
         raise BadInputs(f"{what}: give more text")
     files = (None, None) if origins is None else (origins[0][learnt], origins[1][chosen])

@@ -25,7 +25,7 @@ PARTS = {
     "gather_s": "gather",
 }
 BYTES = ("payload_bytes", "formula_bytes", "wire_bytes", "ends_bytes")
-SCORE = ("metric", "this", "single")
+SCORE = ("metric", "input", "this", "single")
 LOST = ("lost_tokens", "due_tokens")
 FIDELITY = {"max_abs_error": "max", "cosine": "min", "top1_agreement": "mean", "kl": "max", "token_agreement": "mean"}
 SPOKEN = ("ttft_s", "token_s")

@@ -12,8 +12,8 @@ from testbed.tables import METRICS, NONE, duration, metric
 
 NAME = "card.md"
 ONE = (
-    "Trained and measured here with one class token, on the first device alone. In a run every device has one, which "
-    "is another function: the figures below are not those of a run, and it shows none of them."
+    "On several devices its codes were trained and are measured here with one class token, on the first device alone. "
+    "In a run every device has one, which is another function: a run does not show those figures."
 )
 HOW = {
     "top1": "share of them whose class is right",

@@ -141,10 +141,6 @@ def read(path: Path) -> tuple[Recipe | None, Document]:
     model = _model(document)
     astra = _astra(document, enter(AstraDoor, document.value.get("astra"), ("astra",), document))
     trainings = {name: enter(door, document.value.get(name), (name,), document) for name, door in TRAININGS.items()}
-    for name, part in trainings.items():
-        if part is not None and part.warmup is not None and part.steps and part.warmup > part.steps:
-            text = f"must be at most steps ({part.steps}), or the rate asked for is never reached"
-            document.problem((name, "warmup"), text, part.warmup)
     original, training = (_settings(trainings[name], head) for name in TRAININGS)
     if document.found or head is None or model is None or astra is None or training is None:
         return None, document
@@ -154,10 +150,10 @@ def read(path: Path) -> tuple[Recipe | None, Document]:
 
 
 def _settings(part: OriginalDoor | None, head: RecipeDoor | None) -> Settings | None:
-    """Where the file gives no warm-up it is half of a short training at most: the rate asked for is to be reached."""
+    """Where the file gives no warm-up it is half of a training that is shorter: the rate asked for is to be reached."""
     if part is None or head is None:
         return None
-    usual = min(Settings.warmup, part.steps // 2) if part.steps else Settings.warmup
+    usual = part.steps // 2 if 0 < part.steps < Settings.warmup else Settings.warmup
     values = part.model_dump() | {"warmup": usual if part.warmup is None else part.warmup}
     return Settings(seed=head.seed, **values)
 

@@ -32,16 +32,10 @@ def load(path: Path) -> Recipe:
 def _examine(recipe: Recipe, document: Document) -> None:
     """Note what is impossible about a recipe whose file is sound."""
     said = document.value["model"]
-    if strangers := _strangers(recipe):
-        kind = PRESETS[recipe.model]["model_type"]
-        for key, hint in strangers.items():
-            document.problem(
-                ("model", key), f"unknown key, {hint}allowed: the keys of transformers' {kind} configuration"
-            )
-        return
-    if dropouts := [key for key in recipe.overrides if "drop" in key]:
-        for key in dropouts:
-            document.problem(("model", key), "dropout is not built: nothing here would differ, leave it out")
+    _examine_trainings(recipe, document)
+    if wrong := _wrong_overrides(recipe):
+        for key, text in wrong.items():
+            document.problem(("model", key), text)
         return
     try:
         shape = describe(recipe)
@@ -61,15 +55,30 @@ def _examine(recipe: Recipe, document: Document) -> None:
         document.problem(place, text)
 
 
-def _strangers(recipe: Recipe) -> dict[str, str]:
-    """Overrides that the configuration does not have, each with a hint."""
+def _wrong_overrides(recipe: Recipe) -> dict[str, str]:
+    """Keys that the configuration does not have, or that nothing here follows, and what to say of each."""
     if not recipe.overrides:
         return {}
     from transformers import AutoConfig
 
-    known = {*AutoConfig.for_model(PRESETS[recipe.model]["model_type"]).to_dict(), *PRESETS[recipe.model], "num_labels"}
+    kind = PRESETS[recipe.model]["model_type"]
+    known = {*AutoConfig.for_model(kind).to_dict(), *PRESETS[recipe.model], "num_labels"}
     known -= {"model_type", "architectures", "transformers_version"}
-    return {key: nearest(key, known) for key in recipe.overrides if key not in known}
+    found = {}
+    for key in recipe.overrides:
+        if key not in known:
+            hint = nearest(key, known)
+            found[key] = f"unknown key, {hint}allowed: the keys of transformers' {kind} configuration"
+        elif "drop" in key:
+            found[key] = "dropout is not built: nothing here would differ, leave it out"
+    return found
+
+
+def _examine_trainings(recipe: Recipe, document: Document) -> None:
+    for name, part in (("original", recipe.original), ("training", recipe.training)):
+        if part is not None and 0 < part.steps < part.warmup:
+            text = f"must be at most steps ({part.steps}), or the rate asked for is never reached"
+            document.problem((name, "warmup"), text, part.warmup)
 
 
 def _examine_tokens(recipe: Recipe, shape: Shape, document: Document) -> None:
