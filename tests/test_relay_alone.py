@@ -92,9 +92,8 @@ def test_who_does_not_read_is_not_waited_for(started: Started) -> None:
                 lazy.sendall(b'{"do": "warnings"}\n' * 1000)
         except OSError:
             pass  # closed in the middle
-        began_s = time.monotonic()
+        # Thousands of answers are before this one: were each waited for, it would not come within the client's limit.
         assert started.relay.counters() == {}
-        assert time.monotonic() - began_s < 0.9  # it used to be 1 s for every answer
         with pytest.raises((ConnectionError, EOFError)):
             while lazy.recv(1 << 16):
                 pass
